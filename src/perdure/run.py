@@ -1,0 +1,232 @@
+"""A loop that goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from perdure import registry
+from perdure.catalog import Checkpoint, Lease, Writer
+from perdure.errors import CheckpointNotFound, PerdureError, SaveFailed, UsageError
+from perdure.events import listening, tell
+from perdure.loops import Loops
+from perdure.notice import NOTICE
+from perdure.policy import Decision, Observation, OverheadCap, Policy
+from perdure.restore import Request, Select
+from perdure.state import Plan
+from perdure.storage import Storage
+from perdure.store import CheckpointStore
+
+T = TypeVar("T")
+
+CHECKPOINTED = 85
+_DECISIONS_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class Decided:
+    """A decision as it was taken, with its inputs; a run of refusals is one record, the last, with a count."""
+
+    seen: Observation
+    decision: Decision
+    count: int = 1
+
+
+class Run:
+    """Work that goes on where it stopped, whatever stopped it.
+
+        with perdure.Run("mnist", {"model": model, "optimizer": optimizer}) as run:
+            for epoch in run.range(10):
+                loss = train_epoch(model, optimizer)
+                run.step(loss=loss)
+
+    On entry the newest whole checkpoint is restored into `state`, in place; `range` and `each` then begin with
+    the first item that is not done. An item is done when `step` is called after it. Random generators of
+    Python, NumPy and torch, and the position in all loops, are part of every checkpoint, so that a run killed
+    anywhere ends like one never killed.
+
+    `store` is an address or a CheckpointStore (default `./perdure-store`); `policy` decides when to save (default:
+    as often as costs 2 % of the time); `keep` checkpoints are kept; `allow` names what may differ on restore and
+    `trust` allows unsigned objects, both as in `CheckpointStore.load`; `progress=True` shows progress.
+
+    Raises BusyError, naming the holder, when another process has the run open.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        state: Any = None,
+        *,
+        store: str | os.PathLike[str] | Storage | CheckpointStore = "./perdure-store",
+        policy: Policy | None = None,
+        keep: int | None = 3,
+        allow: str | Collection[str] = (),
+        trust: bool = False,
+        progress: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.state = state
+        self.store = store if isinstance(store, CheckpointStore) else CheckpointStore(store, keep=keep)
+        self.policy: Policy = policy or OverheadCap()
+        self.steps = 0
+        self.checkpoint: Checkpoint | None = None
+        self.resumed_from: Checkpoint | None = None
+        self.decisions: deque[Decided] = deque(maxlen=_DECISIONS_KEPT)
+        self._allow = allow
+        self._trust = trust
+        self._progress = progress
+        self._clock = clock
+        self._loops = Loops(self._leave_early)
+        self._stack = ExitStack()
+        self._writer: Writer | None = None
+        self._metrics: Mapping[str, Any] = {}
+        self._saved_steps = 0
+        self._saved_at = 0.0
+        self._save_seconds: float | None = None
+
+    def __enter__(self) -> Run:
+        if self._writer is not None:
+            raise UsageError(f"run {self.name!r} is open already", hint="open it once, or use another name")
+        with ExitStack() as stack:
+            if self._progress:
+                stack.enter_context(listening(registry.load("listener", "progress")()))
+            self._writer = self.store.writer(self.name)
+            stack.callback(self._close_writer)
+            self._writer.hold(Lease(self.store.catalog, self.name))
+            stack.enter_context(NOTICE.listening())
+            self._resume(self._writer)
+            self._stack = stack.pop_all()
+        self._saved_at = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if kind is None:
+                stopping = bool(NOTICE)
+                if self.steps > self._saved_steps or self.checkpoint is None:
+                    self._save_and_say("the end of the run", leaving=stopping)
+                tell("run.ended", name=self.name, steps=self.steps)
+                if stopping:
+                    raise SystemExit(CHECKPOINTED)
+            else:
+                tell("run.interrupted", name=self.name, steps=self.steps, why=repr(error))
+
+    def range(self, *ends: int) -> Iterator[int]:
+        """Like the built-in `range`, from the first item that is not done."""
+        return self._loops.count(range(*ends))
+
+    def each(self, source: Iterable[T]) -> Iterator[T]:
+        """Go through a data loader or any iterable, from the first item that is not done.
+
+        A source with `state_dict` and `load_state_dict` is set to its state. Any other must give the same items
+        again when the random generators are as they were: it is started so, and what is done is passed over.
+        MismatchError when it ends before that point.
+        """
+        return self._loops.each(source)
+
+    def step(self, **metrics: Any) -> Checkpoint | None:
+        """A safe point: the item is done. Saves when the policy says so, or leaves on a signal.
+
+        `metrics` (numbers, or what has `item()`) go with the next checkpoint. Returns the checkpoint when one
+        was saved. On a signal the state is saved and SystemExit(85) raised; SystemExit(74) when that failed.
+        """
+        if self._writer is None:
+            raise UsageError("step() was called outside of the run", hint="call it inside `with perdure.Run(...)`")
+        self._loops.done()
+        self.steps += 1
+        self._metrics = {key: _number(value) for key, value in metrics.items()}
+        tell("run.step", name=self.name, step=self.steps, metrics=self._metrics)
+        if NOTICE:
+            self._save_and_say(NOTICE.words, leaving=True)
+            raise SystemExit(CHECKPOINTED)
+        seen = self._observe()
+        decision = self.policy.decide(seen)
+        last = self.decisions[-1] if self.decisions else None
+        count = last.count + 1 if last and not last.decision.save and not decision.save else 1
+        if count > 1:
+            self.decisions.pop()
+        self.decisions.append(Decided(seen, decision, count))
+        if not decision.save:
+            return None
+        refused = last.count if last and not last.decision.save else 0
+        return self._save({"reason": decision.reason, "seen": asdict(seen), "refused_before": refused})
+
+    def _resume(self, writer: Writer) -> None:
+        into = Plan.MISSING if self.state is None else self.state
+        allow = frozenset([self._allow] if isinstance(self._allow, str) else self._allow)
+        request = Request(into, allow=allow, trust=self._trust)
+        try:
+            restored = self.store.restore(self.name, request, Select(context=True))
+        except CheckpointNotFound:
+            tell("run.started", name=self.name)
+            return
+        manifest = restored.manifest
+        writer.build_on(manifest)
+        self.state = restored.state
+        self.checkpoint = self.resumed_from = Checkpoint.of(manifest)
+        context = restored.context or {}
+        self.steps = self._saved_steps = context.get("steps", 0)
+        if "loops" in context:
+            self._loops.load_state_dict(context["loops"])
+        tell("run.resumed", name=self.name, step=self.steps, version=manifest.version)
+
+    def _observe(self) -> Observation:
+        unsaved = self._clock() - self._saved_at
+        return Observation(self.steps, self.steps - self._saved_steps, unsaved, self._save_seconds)
+
+    def _save(self, decision: Mapping[str, Any]) -> Checkpoint:
+        if self._writer is None:
+            raise UsageError("the run is closed")
+        began = self._clock()
+        context = {"steps": self.steps, "loops": self._loops.state_dict()}
+        metadata = {"metrics": self._metrics} if self._metrics else {}
+        self.checkpoint = self.store.save_with(
+            self._writer,
+            self.state,
+            context=context,
+            step=self.steps,
+            metadata=metadata,
+            info={"decision": decision},
+        )
+        self._saved_at = self._clock()
+        self._save_seconds = self._saved_at - began
+        self._saved_steps = self.steps
+        return self.checkpoint
+
+    def _save_and_say(self, reason: str, *, leaving: bool) -> None:
+        """Save outside of the policy; when leaving anyway, a failure is the exit status."""
+        try:
+            self._save({"reason": reason})
+        except PerdureError as error:
+            if not leaving:
+                raise
+            warnings.warn(f"perdure: the save before leaving failed: {error}", RuntimeWarning, stacklevel=3)
+            raise SystemExit(SaveFailed.exit_code) from error
+
+    def _leave_early(self) -> None:
+        """Before an item: when everything is saved already, a signal need not wait for the next step."""
+        if NOTICE and self.steps == self._saved_steps:
+            if self.checkpoint is not None:
+                raise SystemExit(CHECKPOINTED)
+            raise SystemExit(128 + (NOTICE.signal or 0))
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    return value.item() if hasattr(value, "item") else float(value)

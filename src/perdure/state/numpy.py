@@ -1,0 +1,162 @@
+"""NumPy arrays, scalars and generators, both directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from perdure.state.contract import Leaf, Node, Spec, Thunk
+from perdure.state.plain import decode, encode_key
+
+_BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
+
+
+class NumpyAdapter:
+    """Kind `numpy`: an array of any dtype but object, in C order, with a flag where it was in Fortran order."""
+
+    def flatten(self, value: Any, path: str, tree: Any) -> Node | None:
+        if type(value) in (np.ndarray, np.memmap):
+            return self._array(value, path, tree)
+        if isinstance(value, np.generic):
+            return self._scalar(value)
+        if type(value) is np.random.Generator:
+            return self._generator(value, path, tree)
+        if type(value) is np.random.RandomState:
+            return ["numpy.random_state", tree.node(value.get_state(legacy=False), path)]
+        if isinstance(value, np.dtype) and _describe(value) is not None:
+            return ["numpy.dtype", _describe(value)]
+        return None
+
+    def _array(self, value: np.ndarray[Any, Any], path: str, tree: Any) -> Node | None:
+        descriptor = _describe(value.dtype)
+        if descriptor is None:
+            return None  # object arrays and dtypes of other libraries: pickle knows them
+        fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+        meta: dict[str, Any] = {"descr": descriptor}
+        if fortran:
+            meta["order"] = "F"
+        spec = Spec("numpy", value.dtype.str, value.shape, value.nbytes, meta)
+
+        def fill(out: memoryview) -> None:
+            if value.nbytes:
+                flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+                np.frombuffer(out, np.uint8)[:] = flat
+
+        return tree.add(path, Leaf(spec, fill))
+
+    def _scalar(self, value: np.generic) -> Node | None:
+        descriptor = _describe(value.dtype)
+        if descriptor is None or type(value) is not value.dtype.type:
+            return None
+        return ["numpy.scalar", descriptor, encode_key(np.asarray(value).tobytes())]
+
+    def _generator(self, value: np.random.Generator, path: str, tree: Any) -> Node | None:
+        bits = value.bit_generator
+        seed = bits.seed_seq
+        name = type(bits).__name__
+        if name not in _BIT_GENERATORS or type(seed) is not np.random.SeedSequence:
+            return None
+        return ["numpy.generator", name, tree.node({"state": bits.state, "seed": seed.state}, path)]
+
+    def spec(self, live: Any) -> Spec | None:
+        if isinstance(live, np.ndarray) and live.dtype != object:
+            return Spec("numpy", live.dtype.str, live.shape, live.nbytes)
+        return None
+
+    def empty(self, spec: Spec) -> tuple[Any, memoryview]:
+        dtype = npy.descr_to_dtype(_tuples(spec.meta["descr"]))
+        array: np.ndarray[Any, Any] = np.empty(spec.shape, dtype)
+        if array.nbytes != spec.nbytes:
+            raise ValueError(f"{spec} has {array.nbytes} bytes, not {spec.nbytes}")
+        view = array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(bytearray())
+        return array, view
+
+    def finish(self, value: Any, spec: Spec) -> Any:
+        return np.asfortranarray(value) if spec.meta.get("order") == "F" else value
+
+    def assign(self, live: Any, value: Any) -> None:
+        live[...] = value
+
+    def plan(self, tag: str, arguments: list[Any], live: Any, path: str, plan: Any) -> Thunk:
+        if tag == "numpy.scalar":
+            descriptor, data = arguments
+            scalar = np.frombuffer(decode(data), npy.descr_to_dtype(_tuples(descriptor)), count=1)[0]
+            return (lambda: scalar) if plan.wants(path) else lambda: live
+        if tag == "numpy.dtype":
+            dtype = npy.descr_to_dtype(_tuples(arguments[0]))
+            return (lambda: dtype) if plan.wants(path) else lambda: live
+        if not plan.wants(path):
+            return lambda: live
+        if tag == "numpy.random_state":
+            return _random_state(plan.node(arguments[0], path=path), live)
+        if tag == "numpy.generator":
+            name, inner = arguments
+            if name not in _BIT_GENERATORS:
+                raise LookupError(name)
+            return _new_generator(name, plan.node(inner, path=path), live)
+        raise LookupError(tag)
+
+    def load_state(self, live: Any, inner: Node, path: str, plan: Any) -> Thunk | None:
+        return None
+
+    def generators(self) -> Any:
+        """The state of NumPy's global generator."""
+        return np.random.get_state(legacy=False)
+
+    def set_generators(self, state: Any) -> None:
+        """Put NumPy's global generator where it was."""
+        np.random.set_state(state)
+
+
+def _random_state(state: Thunk, live: Any) -> Thunk:
+    def build() -> Any:
+        target = live if isinstance(live, np.random.RandomState) else np.random.RandomState()
+        target.set_state(state())
+        return target
+
+    return build
+
+
+def _new_generator(name: str, parts: Thunk, live: Any) -> Thunk:
+    def build() -> Any:
+        saved = parts()
+        if type(live) is np.random.Generator and type(live.bit_generator).__name__ == name:
+            target = live
+        else:
+            bits = getattr(np.random, name)(np.random.SeedSequence(**saved["seed"]))
+            target = np.random.Generator(bits)
+        target.bit_generator.state = saved["state"]
+        return target
+
+    return build
+
+
+def _describe(dtype: np.dtype[Any]) -> Any:
+    """NumPy's own description of a dtype as JSON, or None when it does not give the dtype back."""
+    if dtype.hasobject or dtype.metadata:
+        return None
+    try:
+        descriptor = npy.dtype_to_descr(dtype)
+        again = npy.descr_to_dtype(descriptor)
+    except (TypeError, ValueError):
+        return None
+    # For most dtypes it is a string; types of other libraries claim to be plain bytes there.
+    return descriptor if again == dtype and again.type is dtype.type else None
+
+
+def _tuples(node: Any) -> Any:
+    """JSON has no tuples, and NumPy's descriptions want them for fields, shapes and titles."""
+    if isinstance(node, list) and node and isinstance(node[0], list):
+        return [_field(item) for item in node]
+    return tuple(_tuples(item) for item in node) if isinstance(node, list) else node
+
+
+def _field(field: list[Any]) -> tuple[Any, ...]:
+    name, descriptor, *shape = field
+    name = tuple(name) if isinstance(name, list) else name
+    return (name, _tuples(descriptor), *(tuple(part) for part in shape))
+
+
+ADAPTER = NumpyAdapter()

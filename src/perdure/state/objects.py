@@ -1,0 +1,89 @@
+"""Bytes, and objects that only pickle can carry, as leaves."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import cloudpickle
+
+from perdure.errors import DamagedError, StateError
+from perdure.state.contract import Leaf, Node, Spec, Thunk
+
+
+def leaf(value: Any, where: str) -> Leaf:
+    """Pickle a value now, so that nothing can change it any more; StateError names `where` it was and why."""
+    try:
+        data = cloudpickle.dumps(value)
+    except Exception as error:  # pickling runs code of the user's classes
+        raise StateError(
+            f"{where} is a {type(value).__qualname__} and cannot be saved: {error}",
+            hint="leave it out of the state, or give its class state_dict/load_state_dict",
+        ) from error
+    return _leaf("object", data)
+
+
+def raw_leaf(value: bytes | bytearray) -> Leaf:
+    """A leaf of plain bytes."""
+    return _leaf(type(value).__name__, value)
+
+
+def _leaf(kind: str, data: bytes | bytearray) -> Leaf:
+    def fill(out: memoryview) -> None:
+        out[:] = data
+
+    return Leaf(Spec(kind, "bytes", (len(data),), len(data)), fill)
+
+
+class Blobs:
+    """The adapter of leaves without a framework: kinds `bytes`, `bytearray` and `object`."""
+
+    def flatten(self, value: Any, path: str, tree: Any) -> Node | None:
+        return None
+
+    def spec(self, live: Any) -> Spec | None:
+        return None
+
+    def empty(self, spec: Spec) -> tuple[Any, memoryview]:
+        data = bytearray(spec.nbytes)
+        return data, memoryview(data)
+
+    def finish(self, value: bytearray, spec: Spec) -> Any:
+        """Only called for objects after their manifest's signature has been checked."""
+        if spec.kind == "bytearray":
+            return value
+        if spec.kind == "bytes":
+            return bytes(value)
+        try:
+            return pickle.loads(value)
+        except Exception as error:
+            raise DamagedError(
+                f"a pickled object cannot be rebuilt: {type(error).__name__}: {error}",
+                hint="its class may have moved or changed since it was saved",
+            ) from error
+
+    def assign(self, live: Any, value: Any) -> None:
+        raise NotImplementedError
+
+    def plan(self, tag: str, arguments: list[Any], live: Any, path: str, plan: Any) -> Thunk:
+        raise LookupError(tag)
+
+    def load_state(self, live: Any, inner: Node, path: str, plan: Any) -> Thunk | None:
+        return None
+
+
+BLOBS = Blobs()
+
+
+def adopt(live: Any, value: Any) -> Any:
+    """Give a live object the content of a rebuilt one of the same class; the rebuilt one where that cannot be.
+
+    The two exchange their dictionaries, so that a destructor of the discarded one frees the old content.
+    """
+    if type(live) is type(value) and hasattr(live, "__dict__") and not isinstance(live, type):
+        try:
+            live.__dict__, value.__dict__ = value.__dict__, live.__dict__
+        except (AttributeError, TypeError):
+            return value
+        return live
+    return value
