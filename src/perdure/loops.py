@@ -21,6 +21,7 @@ class Frame:
     children: int = 0
     start: Any = None
     source: Any = None
+    total: int | None = None
 
     def save(self) -> list[Any]:
         state = self.source.state_dict() if is_stateful(self.source) else None
@@ -60,9 +61,14 @@ class Loops:
     def depth(self) -> int:
         return len(self._frames) - 1
 
+    @property
+    def places(self) -> list[tuple[int, int | None]]:
+        """Items done and items in all, None where nobody can tell, of each active loop, outermost first."""
+        return [(frame.position, frame.total) for frame in self._frames[1:]]
+
     def count(self, items: range) -> Iterator[int]:
         """Go through a range, from the first item that is not done."""
-        entered = self._enter(Frame())
+        entered = self._enter(Frame(total=len(items)))
         if entered is None:
             return
         frame, _ = entered
@@ -82,7 +88,7 @@ class Loops:
         What hands out its own state is set to it. Anything else is iterated from its start, with the random
         generators as they were then, so that the same order comes out; what is done is passed over.
         """
-        entered = self._enter(Frame(source=source, start=Generators().state_dict()))
+        entered = self._enter(Frame(source=source, start=Generators().state_dict(), total=_length(source)))
         if entered is None:
             return
         frame, saved = entered
@@ -154,3 +160,11 @@ class Loops:
         if self._generators is not None:
             Generators().load_state_dict(self._generators)
             self._generators = None
+
+
+def _length(source: Iterable[Any]) -> int | None:
+    """How many items a source gives, where it says so; loaders of streams have a `__len__` that raises."""
+    try:
+        return len(source)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None

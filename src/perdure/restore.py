@@ -177,6 +177,7 @@ class Source:
         """Read every leaf and rebuild none."""
         for path, entry in self._record.manifest.leaves.items():
             self._fill(path, entry, memoryview(bytearray(entry.nbytes)))
+            tell("verify.leaf", path=path, nbytes=entry.nbytes)
 
     def _check_files(self) -> None:
         """Presence and sizes, before anything is read or allocated: a claim of 2^60 bytes ends here."""
@@ -233,15 +234,18 @@ def verify(catalog: Catalog, name: str, version: int, settings: Settings) -> Che
     """Read every byte of one version without rebuilding anything, so that no code of it can run.
 
     DamagedError, after setting it aside, names file and reason; a version set aside earlier that proves whole
-    is taken back.
+    is taken back. CheckpointNotFound when there is none, or when retention removed it meanwhile.
     """
+    absent = CheckpointNotFound(f"there is no version {version} of {name!r} in {catalog.storage.where}")
     versions = catalog.versions(name)
     if version not in versions.manifests:
-        raise CheckpointNotFound(f"there is no version {version} of {name!r} in {catalog.storage.where}")
+        raise absent
     try:
         record = catalog.read(name, versions.manifests[version])
         Source(catalog, name, record, settings).check()
     except (DamagedError, KeyMissing) as error:
+        if version not in catalog.versions(name).manifests:
+            raise absent from error
         catalog.set_aside(name, version, str(error))
         raise DamagedError(f"version {version} of {name!r}: {error.message}", hint=error.hint) from error
     if version in versions.bad:

@@ -145,7 +145,7 @@ class Run:
         self._loops.done()
         self.steps += 1
         self._metrics = {key: _number(value) for key, value in metrics.items()}
-        tell("run.step", name=self.name, step=self.steps, metrics=self._metrics)
+        tell("run.step", name=self.name, step=self.steps, metrics=self._metrics, loops=self._loops.places)
         if NOTICE:
             self._save_and_say(NOTICE.words, leaving=True)
             raise SystemExit(CHECKPOINTED)
@@ -178,7 +178,8 @@ class Run:
         self.steps = self._saved_steps = context.get("steps", 0)
         if "loops" in context:
             self._loops.load_state_dict(context["loops"])
-        tell("run.resumed", name=self.name, step=self.steps, version=manifest.version)
+        facts = {"version": manifest.version, "created": manifest.created, "nbytes": manifest.nbytes}
+        tell("run.resumed", name=self.name, step=self.steps, **facts)
 
     def _observe(self) -> Observation:
         unsaved = self._clock() - self._saved_at
@@ -188,6 +189,7 @@ class Run:
         if self._writer is None:
             raise UsageError("the run is closed")
         began = self._clock()
+        before = self._writer.arrays()
         context = {"steps": self.steps, "loops": self._loops.state_dict()}
         metadata = {"metrics": self._metrics} if self._metrics else {}
         self.checkpoint = self.store.save_with(
@@ -198,6 +200,13 @@ class Run:
             metadata=metadata,
             info={"decision": decision},
         )
+        if before and before == self._writer.arrays() and self.steps > self._saved_steps:
+            warnings.warn(
+                f"run {self.name!r}: no array of the state has changed since the last checkpoint; if the job works "
+                "on others, change them in place (w -= g) or through the state (state['w'] = w - g)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         self._saved_at = self._clock()
         self._save_seconds = self._saved_at - began
         self._saved_steps = self.steps

@@ -19,6 +19,7 @@ from perdure import restore as restoring
 from perdure.capture import Arena, capture
 from perdure.catalog import Catalog, Checkpoint, Options, Writer
 from perdure.catalog.lease import refuse_if_held
+from perdure.catalog.writer import CONTEXT
 from perdure.config import Settings
 from perdure.errors import CheckpointNotFound, DamagedError, KeyMissing, UsageError
 from perdure.events import tell
@@ -26,8 +27,6 @@ from perdure.restore import Request, Restored, Select
 from perdure.state import Plan, flatten
 from perdure.state.rebuild import ALLOWANCES
 from perdure.storage import Storage, open_storage
-
-CONTEXT = "%run"  # `%` is escaped in paths of the user's state, so the two never meet
 
 
 class CheckpointStore:

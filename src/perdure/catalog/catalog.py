@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,20 @@ class Versions:
         return sorted(self.manifests.keys() - self.bad, reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One version as it stands: its record where it can be read, and why it is damaged where it is."""
+
+    version: int
+    record: Record | None
+    damage: str = ""
+
+    @property
+    def is_fence(self) -> bool:
+        """Whether it only marks that another writer took over."""
+        return self.record is not None and self.record.manifest.kind == "fence"
+
+
 class Catalog:
     """The checkpoints of one storage."""
 
@@ -60,10 +75,21 @@ class Catalog:
             if versions.manifests:
                 name = decode_name(segment)
                 if name is None:
-                    # Too long for a segment: only the manifests know the whole name.
-                    name = self._read(versions.manifests[versions.newest]).manifest.name
-                found.append(name)
+                    name = self._whole_name(segment, versions)
+                if name is not None:
+                    found.append(name)
         return sorted(found)
+
+    def _whole_name(self, segment: str, versions: Versions) -> str | None:
+        """A name too long for its segment, as any of its manifests tells it; None when none can be read."""
+        why = ""
+        for version in sorted(versions.manifests, reverse=True):
+            try:
+                return self._read(versions.manifests[version]).manifest.name
+            except (DamagedError, KeyMissing) as error:
+                why = str(error)
+        tell("list.skipped", name=segment, version=versions.newest, why=why)
+        return None
 
     def versions(self, name: str) -> Versions:
         """One complete listing of a name."""
@@ -76,6 +102,20 @@ class Catalog:
             if match:
                 listed[match[2]][int(match[1])] = entry
         return Versions(listed["manifest"], frozenset(listed["bad"]))
+
+    def survey(self, name: str) -> Iterator[Found]:
+        """Every version of a name, newest first, fences and damaged ones included. Marks and rebuilds nothing."""
+        versions = self.versions(name)
+        for version in sorted(versions.manifests, reverse=True):
+            damage = self.why_bad(name, version) if version in versions.bad else ""
+            try:
+                record = self.read(name, versions.manifests[version])
+            except KeyMissing:
+                continue  # retention removed it meanwhile
+            except DamagedError as error:
+                yield Found(version, None, str(error))
+            else:
+                yield Found(version, record, damage)
 
     def read(self, name: str, entry: Entry) -> Record:
         """Read and check one manifest. DamagedError names the file and the reason; KeyMissing when it is gone."""

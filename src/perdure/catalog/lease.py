@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Lease:
     """
 
     def __init__(self, catalog: Catalog, name: str, *, ttl: float = 60.0, clock: Clock | None = None) -> None:
-        self.token = uuid.uuid4().hex
+        self.token = secrets.token_hex(16)
         self._name = name
         self._storage = catalog.storage
         self._key = _key(catalog, name)

@@ -36,6 +36,9 @@ from perdure.storage.process import current
 
 _INLINE_LIMIT = 1024 * 1024
 
+CONTEXT = "%run"
+"""Where the leaves of a run's own context stand: `%` is escaped in the paths of the user's state."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -94,6 +97,11 @@ class Writer:
     def build_on(self, manifest: Manifest) -> None:
         """Share packs with this manifest, which was just restored and is known to be whole."""
         self._base = manifest
+
+    def arrays(self) -> dict[str, str]:
+        """The digests of the arrays and tensors of the state, as last committed or restored."""
+        leaves = self._base.leaves.items() if self._base else ()
+        return {path: leaf.digest for path, leaf in leaves if leaf.dtype != "bytes" and not path.startswith(CONTEXT)}
 
     def hold(self, lease: Lease) -> None:
         """Acquire a lease, then look again: what was committed before it counts."""

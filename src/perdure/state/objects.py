@@ -5,14 +5,14 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-import cloudpickle
-
 from perdure.errors import DamagedError, StateError
 from perdure.state.contract import Leaf, Node, Spec, Thunk
 
 
 def leaf(value: Any, where: str) -> Leaf:
     """Pickle a value now, so that nothing can change it any more; StateError names `where` it was and why."""
+    import cloudpickle  # a third of the time of `import perdure`, and most states need none
+
     try:
         data = cloudpickle.dumps(value)
     except Exception as error:  # pickling runs code of the user's classes

@@ -218,17 +218,28 @@ class Plan:
         thunks = self._elements(arguments, live if type(live) is list else [], path)
 
         def build() -> Any:
-            values = [_none(thunk()) for thunk in thunks]
-            if type(live) is list:
-                live[:] = values
+            values = [thunk() for thunk in thunks]
+            if not self._wanted(values, path):
                 return live
-            return values
+            if type(live) is list:
+                live[:] = map(_none, values)
+                return live
+            return list(map(_none, values))
 
         return build
 
     def _tuple(self, arguments: list[Any], live: Any, path: str) -> Thunk:
         thunks = self._elements(arguments, live if type(live) is tuple else (), path)
-        return lambda: tuple(_none(thunk()) for thunk in thunks)
+
+        def build() -> Any:
+            values = [thunk() for thunk in thunks]
+            return tuple(map(_none, values)) if self._wanted(values, path) else live
+
+        return build
+
+    def _wanted(self, values: list[Any], path: str) -> bool:
+        """Whether a list or tuple was asked for, in whole or in part."""
+        return self.wants(path) or any(value is not MISSING for value in values)
 
     def _elements(self, nodes: list[Any], live: Any, path: str) -> list[Thunk]:
         # The length of a list is data, not structure: what is there already is filled, the rest is new.

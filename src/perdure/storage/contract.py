@@ -72,7 +72,10 @@ class Storage(Protocol):
         ...
 
     def folders(self, folder: str) -> list[str]:
-        """The last segments of the folders directly inside `folder` ("" is the top), in order, complete."""
+        """The last segments of the folders directly inside `folder` ("" is the top), in order, complete.
+
+        A folder that holds no key any more may be among them.
+        """
         ...
 
     def delete(self, key: str) -> None:

@@ -37,11 +37,16 @@ def decode_name(segment: str) -> str | None:
     return None if "=" in segment else unquote(segment)
 
 
+def is_segment(name: str) -> bool:
+    """Whether a file or folder of this name can be one of ours."""
+    return _SEGMENT.fullmatch(name) is not None
+
+
 def check_key(key: str) -> list[str]:
     """Split a key into its segments; StorageError unless each is safe on every storage."""
     segments = key.split("/")
     for segment in segments:
-        if not _SEGMENT.fullmatch(segment):
+        if not is_segment(segment):
             raise StorageError(f"{key!r} is not a valid key: segment {segment!r}", hint="encode names first")
     return segments
 

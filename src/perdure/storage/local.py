@@ -15,7 +15,7 @@ from typing import Any
 from perdure.errors import KeyExists, KeyMissing, StorageError, StorageFull
 from perdure.storage import process
 from perdure.storage.contract import Buffer, Entry, Traits
-from perdure.storage.keys import check_folder, check_key
+from perdure.storage.keys import check_folder, check_key, is_segment
 
 _TEMPORARY = ".tmp-"
 _FOREIGN_LITTER_SECONDS = 7 * 86400.0
@@ -103,14 +103,14 @@ class LocalStorage:
             (
                 Entry(prefix + name, status.st_size, status.st_mtime)
                 for name, status in self._scan(folder)
-                if not name.startswith(".") and stat.S_ISREG(status.st_mode)
+                if is_segment(name) and stat.S_ISREG(status.st_mode)
             ),
             key=lambda entry: entry.key,
         )
 
     def folders(self, folder: str) -> list[str]:
         return sorted(
-            name for name, status in self._scan(folder) if not name.startswith(".") and stat.S_ISDIR(status.st_mode)
+            name for name, status in self._scan(folder) if is_segment(name) and stat.S_ISDIR(status.st_mode)
         )
 
     def delete(self, key: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,7 +50,7 @@ def current() -> Process:
 @lru_cache(maxsize=1)
 def _process(pid: int) -> Process:
     # Keyed by PID, so that a forked child does not go by its parent's name.
-    host = socket.gethostname()
+    host = os.uname().nodename
     scope = f"{host}\n{_read('/proc/sys/kernel/random/boot_id')}\n{_pid_namespace()}"
     return Process(host, blake3(scope.encode()).hexdigest(length=5), pid, _start_of(pid) or 0)
 
