@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast check torture bench clean
+.PHONY: install demo test test-fast check torture bench docs clean
 
 install: $(STAMP)
 
@@ -33,6 +33,10 @@ check: install
 
 bench: install
 	$(BIN)/python bench/save.py
+
+docs: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out bench-out

@@ -24,8 +24,9 @@ LONGEST_FILE = 400
 
 def rooms() -> set[str]:
     """The top-level files and folders of the package."""
-    found = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    return found - {"__init__"}
+    files = {path.stem for path in PACKAGE.glob("*.py")}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    return (files | folders) - {"__init__"}
 
 
 def layers() -> list[set[str]]:
@@ -67,10 +68,11 @@ def test_public_names_are_fixed() -> None:
     assert perdure.__all__ == sorted(perdure.__all__)
     assert set(perdure.__all__) == {
         "AdaptiveCheckpointController", "Checkpoint", "CheckpointStore", "EverySeconds", "EverySteps",
-        "OverheadCap", "PerdureError", "Run", "Threshold", "register",
+        "OverheadCap", "PerdureError", "Run", "Threshold", "__version__", "register",
     }  # fmt: skip
     for name in perdure.__all__:
         assert getattr(perdure, name).__doc__, f"{name} has no docstring"
+    assert set(perdure.__all__) - {"__version__"} == set(perdure._ROOMS)
 
 
 @pytest.mark.parametrize("module", ["perdure", "perdure.cli", "perdure.testing"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,8 +53,11 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def tell(kind: str, **data: Any) -> None:
-    """Hand an event to all who listen; an error of a listener is the listener's and reaches the caller."""
+    """Hand an event to all who listen. A listener that fails is warned of: a save is not undone by a progress bar."""
     if _listeners:
         event = Event(kind, data)
         for listener in tuple(_listeners):
-            listener(event)
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001 - anything may come out of foreign code
+                warnings.warn(f"a listener failed on {kind}: {error!r}", RuntimeWarning, stacklevel=3)

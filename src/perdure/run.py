@@ -88,6 +88,7 @@ class Run:
         self._stack = ExitStack()
         self._writer: Writer | None = None
         self._metrics: Mapping[str, Any] = {}
+        self._ended = False
         self._saved_steps = 0
         self._saved_at = 0.0
         self._save_seconds: float | None = None
@@ -95,6 +96,9 @@ class Run:
     def __enter__(self) -> Run:
         if self._writer is not None:
             raise UsageError(f"run {self.name!r} is open already", hint="open it once, or use another name")
+        # What an earlier `with` of this object has left is in the store, or counts for nothing.
+        self._loops, self._ended = Loops(self._leave_early), False
+        self.steps = self._saved_steps = 0
         with ExitStack() as stack:
             if self._progress:
                 stack.enter_context(listening(registry.load("listener", "progress")()))
@@ -113,7 +117,8 @@ class Run:
         with self._stack:
             if kind is None:
                 stopping = bool(NOTICE)
-                if self.steps > self._saved_steps or self.checkpoint is None:
+                if not self._ended:
+                    self._ended = True
                     self._save_and_say("the end of the run", leaving=stopping)
                 tell("run.ended", name=self.name, steps=self.steps)
                 if stopping:
@@ -144,6 +149,7 @@ class Run:
             raise UsageError("step() was called outside of the run", hint="call it inside `with perdure.Run(...)`")
         self._loops.done()
         self.steps += 1
+        self._ended = False
         self._metrics = {key: _number(value) for key, value in metrics.items()}
         tell("run.step", name=self.name, step=self.steps, metrics=self._metrics, loops=self._loops.places)
         if NOTICE:
@@ -168,6 +174,7 @@ class Run:
         try:
             restored = self.store.restore(self.name, request, Select(context=True))
         except CheckpointNotFound:
+            self._loops.begin()
             tell("run.started", name=self.name)
             return
         manifest = restored.manifest
@@ -176,6 +183,7 @@ class Run:
         self.checkpoint = self.resumed_from = Checkpoint.of(manifest)
         context = restored.context or {}
         self.steps = self._saved_steps = context.get("steps", 0)
+        self._ended = context.get("ended", False)
         if "loops" in context:
             self._loops.load_state_dict(context["loops"])
         facts = {"version": manifest.version, "created": manifest.created, "nbytes": manifest.nbytes}
@@ -190,7 +198,7 @@ class Run:
             raise UsageError("the run is closed")
         began = self._clock()
         before = self._writer.arrays()
-        context = {"steps": self.steps, "loops": self._loops.state_dict()}
+        context = {"steps": self.steps, "ended": self._ended, "loops": self._loops.state_dict()}
         metadata = {"metrics": self._metrics} if self._metrics else {}
         self.checkpoint = self.store.save_with(
             self._writer,
@@ -236,6 +244,6 @@ class Run:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, (bool, int, float, str)) or value is None:
-        return value
-    return value.item() if hasattr(value, "item") else float(value)
+    if hasattr(value, "item"):  # asked first: a float64 of NumPy is a float too, and no JSON
+        return value.item()
+    return value if isinstance(value, (bool, int, float, str)) or value is None else float(value)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn
 
 import msgspec
 
 from perdure import restore as restoring
+from perdure.background import Background, Promise
 from perdure.capture import Arena, capture
-from perdure.catalog import Catalog, Checkpoint, Options, Writer
+from perdure.catalog import Catalog, Checkpoint, Options, Writer, transfer
 from perdure.catalog.lease import refuse_if_held
+from perdure.catalog.sweep import sweep
 from perdure.catalog.writer import CONTEXT
 from perdure.config import Settings
 from perdure.errors import CheckpointNotFound, DamagedError, KeyMissing, UsageError
@@ -56,6 +58,7 @@ class CheckpointStore:
         self.options = Options(keep, compression)
         self._objects = objects
         self._arena = Arena()
+        self._background = Background()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -73,7 +76,9 @@ class CheckpointStore:
         Raises StateError for what cannot be saved, BusyError (FencedError when it lost the race) for a second
         writer, and StorageError when it could not be written: older checkpoints are untouched by any of them.
         """
-        return self.save_with(self.writer(key), data, step=step, metadata=metadata)
+        with self._lock, _reported(self._facts(key, step)):
+            self._background.drain()
+            return self._stage(self.writer(key), data, None, step, metadata or {}, {})()
 
     def load(
         self,
@@ -121,14 +126,16 @@ class CheckpointStore:
         whole is taken back.
         """
         versions = self.catalog.versions(key)
-        newest = next((c.version for c in self._good(key)), versions.newest)
         if not versions.manifests:
             raise CheckpointNotFound(f"there is no checkpoint {key!r} in {self.storage.where}")
-        return restoring.verify(self.catalog, key, version or newest, self.settings)
+        if version is None:
+            version = next((c.version for c in self._good(key)), versions.newest)
+        return restoring.verify(self.catalog, key, version, self.settings)
 
     def delete(self, key: str) -> None:
         """Remove every checkpoint of `key`, oldest first; absent is fine. BusyError while somebody writes it."""
         with self._lock:
+            self._background.drain()
             folder = self.catalog.folder(key)
             refuse_if_held(self.catalog, key)
             for entry in self.storage.entries(folder):
@@ -157,19 +164,78 @@ class CheckpointStore:
         info: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
         """Save through a writer that one holds; `context` is what a run needs beside the state."""
-        facts = {"store": self.storage.where, "name": writer.name, "step": step}
-        plain = _json(metadata or {})
+        with self._lock, _reported(self._facts(writer.name, step)):
+            finish = self._stage(writer, data, context, step, metadata or {}, info or {})
+            return finish()
+
+    def save_async(
+        self, key: str, data: Any, *, step: int | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Promise[Checkpoint]:
+        """Copy a state now and write it behind the job's back; `wait()` of the promise gives the checkpoint.
+
+        One save is under way at a time: the next one waits for it, and raises its error unless `wait` has.
+        Until `wait` has returned, nothing is promised.
+        """
+        facts = self._facts(key, step)
         with self._lock, _reported(facts):
-            started = time.perf_counter()
-            state = flatten(data, objects=self._objects)
-            snapshot = capture(state, flatten(context, prefix=CONTEXT), self._arena)
-            staged = time.perf_counter()
-            tell("save.staged", **facts, nbytes=snapshot.nbytes, seconds=staged - started)
-            timing = {"stall": staged - started}
-            checkpoint = writer.commit(snapshot, step=step, metadata=plain, info={**(info or {}), **timing})
+            self._background.drain()
+            finish = self._stage(self.writer(key), data, None, step, metadata or {}, {})
+
+            def work() -> Checkpoint:
+                with _reported(facts):
+                    return finish()
+
+            return self._background.start(work)
+
+    def prune(self, key: str, keep: int) -> Sequence[Checkpoint]:
+        """Let go all but the `keep` newest good checkpoints of `key`; returns those that are left."""
+        with self._lock:
+            self._background.drain()
+            refuse_if_held(self.catalog, key)
+            sweep(self.catalog, key, Options(keep).keep)
+        return self.list(key)
+
+    def copy(self, key: str, to: CheckpointStore, *, version: int | None = None) -> Sequence[Checkpoint]:
+        """Copy the good checkpoints of `key`, or one version, to another store, as they are; goes on if interrupted.
+
+        Returns those that were not there yet. BusyError when the other store has something else under a version.
+        """
+        found = {checkpoint.version: checkpoint for checkpoint in self.list(key)}
+        wanted = list(found) if version is None else [version]
+        if not wanted or not set(wanted) <= set(found):
+            raise CheckpointNotFound(f"there is no checkpoint {key!r} to copy in {self.storage.where}")
+        return [found[one] for one in transfer.copy(self.catalog, to.catalog, key, wanted)]
+
+    def _stage(
+        self,
+        writer: Writer,
+        data: Any,
+        context: Any,
+        step: int | None,
+        metadata: Mapping[str, Any],
+        info: Mapping[str, Any],
+    ) -> Callable[[], Checkpoint]:
+        """Freeze a state, and say how to finish the save; nothing else may use the arena until that is done."""
+        facts = self._facts(writer.name, step)
+        self._background.drain()
+        started = time.perf_counter()
+        plain = _json(metadata)
+        state = flatten(data, objects=self._objects)
+        snapshot = capture(state, flatten(context, prefix=CONTEXT), self._arena)
+        stall = time.perf_counter() - started
+        tell("save.staged", **facts, nbytes=snapshot.nbytes, seconds=stall)
+
+        def finish() -> Checkpoint:
+            checkpoint = writer.commit(snapshot, step=step, metadata=plain, info={**info, "stall": stall})
             seconds = time.perf_counter() - started
-        tell("save.committed", **facts, version=checkpoint.version, nbytes=checkpoint.nbytes, seconds=seconds)
-        return checkpoint
+            size = {"nbytes": checkpoint.nbytes, "written": checkpoint.written}
+            tell("save.committed", **facts, version=checkpoint.version, **size, seconds=seconds)
+            return checkpoint
+
+        return finish
+
+    def _facts(self, name: str, step: int | None) -> dict[str, Any]:
+        return {"store": self.storage.where, "name": name, "step": step}
 
     def restore(self, name: str, request: Request, select: Select) -> Restored:
         """Load with everything that is known about it: for runs and tools."""

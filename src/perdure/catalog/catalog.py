@@ -88,7 +88,7 @@ class Catalog:
                 return self._read(versions.manifests[version]).manifest.name
             except (DamagedError, KeyMissing) as error:
                 why = str(error)
-        tell("list.skipped", name=segment, version=versions.newest, why=why)
+        tell("list.unnamed", folder=f"{_TOP}/{segment}", why=why)
         return None
 
     def versions(self, name: str) -> Versions:
@@ -153,6 +153,16 @@ class Catalog:
     def manifest(self, name: str, entry: Entry) -> Manifest:
         """Just the manifest of a record."""
         return self.read(name, entry).manifest
+
+    def pack_sizes(self, name: str) -> dict[str, int]:
+        """The size of every pack of a name, by its key beside the manifests."""
+        folder = self.folder(name)
+        return {entry.key[len(folder) + 1 :]: entry.size for entry in self.storage.entries(f"{folder}/packs")}
+
+    def has_packs(self, manifest: Manifest) -> bool:
+        """Whether every pack of a manifest is there and has its size."""
+        sizes = self.pack_sizes(manifest.name) if manifest.packs else {}
+        return all(sizes.get(pack) == size for pack, size in manifest.packs.items())
 
     def set_aside(self, name: str, version: int, why: str) -> None:
         """Mark a version as damaged: its bytes are kept, but nothing chooses it any more."""

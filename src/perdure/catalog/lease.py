@@ -64,10 +64,18 @@ class Lease:
             try:
                 self._storage.put(self._key, [self._content()], if_absent=True)
             except KeyExists:
-                raise BusyError(f"another process opened {self._name!r} at this moment", hint="try again") from None
+                if self._read() is not None:
+                    why = f"another process opened {self._name!r} at this moment"
+                    raise BusyError(why, hint="try again") from None
+                # A damaged file; should somebody live behind it after all, the fence settles it.
+                fence()
+                self._storage.put(self._key, [self._content()])
         else:
             self._wait_for_death(holder)
             fence()
+            if (now := self._read()) != holder:
+                # Another one took over between our look and our fence; whoever commits first has it.
+                raise _busy(self._name, now or holder)
             tell("lease.taken-over", key=self._key, from_=holder.who)
             self._storage.put(self._key, [self._content()])
         self._thread = threading.Thread(target=self._renew, name="perdure-lease", daemon=True)

@@ -90,7 +90,8 @@ class Writer:
                 manifest = self.catalog.manifest(self.name, versions.manifests[version])
             except (DamagedError, KeyMissing):
                 continue
-            if manifest.kind == "checkpoint":
+            # A pack that is gone or cut would take every later checkpoint along.
+            if manifest.kind == "checkpoint" and self.catalog.has_packs(manifest):
                 self._base = manifest
                 return
 
@@ -201,18 +202,27 @@ class Writer:
             try:
                 storage.put(key, manifests.encode(manifest, payload, sign), if_absent=True)
             except KeyExists:
+                versions = self.catalog.versions(self.name)
+                if versions.newest < manifest.version:
+                    what = f"{key} in {storage.where} is taken by something that is not a file"
+                    raise StorageError(what, hint="remove it") from None
                 there = self._stamp_at(manifest.version)
                 if there == manifest.stamp:
                     return manifest  # the answer to our own put was lost
                 if there not in self._unsure:
-                    raise FencedError(
-                        f"another process has saved version {manifest.version} of {self.name!r} meanwhile",
-                        hint="nothing was overwritten; load the newest version and go on from there",
-                    ) from None
+                    raise _fenced(self.name, manifest.version) from None
                 # An earlier save of ours that reported an error had reached the storage after all.
                 manifest = msgspec.structs.replace(manifest, version=manifest.version + 1)
             else:
+                self._refuse_if_late(manifest)
                 return manifest
+
+    def _refuse_if_late(self, manifest: Manifest) -> None:
+        """FencedError when a later version is there: ours was only free because retention has removed it."""
+        newest = self.catalog.versions(self.name).newest
+        if newest > manifest.version:
+            self.catalog.storage.delete(self.catalog.manifest_key(self.name, manifest.version))
+            raise _fenced(self.name, newest)
 
     def _stamp_at(self, version: int) -> str | None:
         entry = self.catalog.versions(self.name).manifests.get(version)
@@ -243,6 +253,13 @@ def _entry(piece: Piece, sum_: str, pack: str, offset: int, sign: Signer | None,
         codec=piece.codec,
         mac=sign.leaf_mac(raw) if sign and spec.kind == "object" else "",
         meta=dict(spec.meta),
+    )
+
+
+def _fenced(name: str, version: int) -> FencedError:
+    return FencedError(
+        f"another writer has saved version {version} of {name!r} meanwhile",
+        hint="nothing was overwritten; load the newest version and go on from there",
     )
 
 
