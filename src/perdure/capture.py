@@ -32,7 +32,9 @@ class Arena:
     def reserve(self, nbytes: int) -> memoryview:
         """At least `nbytes` writable bytes, page-aligned; valid until the next call."""
         if len(self._memory) < nbytes:
-            self._memory = memoryview(mmap.mmap(-1, nbytes))
+            # Private: in shared pages a forked child that saves would write into its parent's snapshot.
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._memory = memoryview(mmap.mmap(-1, nbytes, flags=private))
         return self._memory[:nbytes]
 
 

@@ -10,6 +10,7 @@
     │   └── KeyExists                              create-if-absent found the key taken
     ├── CheckpointNotFound    (FileNotFoundError)  a complete, successful listing has no such checkpoint
     ├── DamagedError                               bytes are not what was written
+    ├── FormatError                                a newer perdure wrote it
     ├── UntrustedError                             loading would run code that nobody known has signed
     ├── MismatchError         (ValueError)         the checkpoint does not fit the live objects
     ├── BusyError                                  another writer holds the name
@@ -91,6 +92,10 @@ class CheckpointNotFound(PerdureError, FileNotFoundError):
 class DamagedError(PerdureError):
     kind = "damaged"
     exit_code = 74
+
+
+class FormatError(PerdureError):
+    kind = "format"
 
 
 class UntrustedError(PerdureError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from perdure.errors import MismatchError
@@ -12,20 +12,41 @@ from perdure.state.tree import is_stateful
 
 T = TypeVar("T")
 
+_BEGUN, _ENDED = 4, 5  # places in what `Frame.save` returns
+_UNKNOWN: dict[str, Any] = {}
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)  # the stack looks for this very frame, not for one at the same position
 class Frame:
-    """One active loop: items done, loops begun inside the current item, and what its source needs to go on."""
+    """One active loop: items done, loops begun inside the current item, and what its source needs to go on.
+
+    `begun` has the random generators as they were when the current item began, and `ended` as they were after
+    each loop that ended inside it (with the items of that loop, None where it was left early): a process that
+    starts again runs the code between the loops once more, and it must draw the same numbers.
+    """
 
     position: int = 0
     children: int = 0
     start: Any = None
     source: Any = None
     total: int | None = None
+    item: int = 0
+    begun: Any = None
+    ended: list[Any] = field(default_factory=list)
+    exhausted: bool = False
+    nests: bool = False
+
+    def begin(self, item: int) -> None:
+        """The next item begins."""
+        # Asking all generators takes 0.1 ms: not for each item of a loop that has no loops inside.
+        ask = self.begun is None or self.nests
+        self.begun = Generators().state_dict() if ask else _UNKNOWN
+        self.position = self.item = item
+        self.children, self.ended = 0, []
 
     def save(self) -> list[Any]:
         state = self.source.state_dict() if is_stateful(self.source) else None
-        return [self.position, self.children, self.start, state]
+        return [self.position, self.children, self.start, state, self.begun, self.ended]
 
 
 class Loops:
@@ -42,20 +63,31 @@ class Loops:
         self._at_item = at_item
 
     def state_dict(self) -> dict[str, Any]:
-        return {"frames": [frame.save() for frame in self._frames], "generators": Generators().state_dict()}
+        frames = [frame.save() for frame in self._frames]
+        if len(frames) > 1:
+            frames[-1][_BEGUN] = _UNKNOWN  # the innermost item is done: nothing of it runs again
+        return {"frames": frames, "generators": Generators().state_dict()}
+
+    def begin(self) -> None:
+        """The run starts from its beginning."""
+        self._frames[0].begin(0)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._resume = state["frames"]
         self._generators = state["generators"]
+        root = self._frames[0]
+        root.begun = self._resume[0][_BEGUN]
         if len(self._resume) == 1:
             self._arrive()
+        else:
+            Generators().load_state_dict(root.begun)
 
     def done(self) -> None:
-        """The current item of the innermost loop is done."""
+        """The current item of the innermost loop is done; saying so twice does not make it two."""
         frame = self._frames[-1]
         if len(self._frames) > 1:
-            frame.position += 1
-            frame.children = 0
+            frame.position = frame.item + 1
+            frame.children, frame.ended = 0, []
 
     @property
     def depth(self) -> int:
@@ -78,7 +110,7 @@ class Loops:
                 self._item(frame, index)
                 yield items[index]
                 self._resume = None
-            frame.position = len(items)
+            self._end(frame, len(items))
         finally:
             self._leave(frame)
 
@@ -95,18 +127,20 @@ class Loops:
         try:
             iterator = self._advance(source, frame, saved)
             self._arrive_if_deepest()
-            for index, item in enumerate(iterator, frame.position):
+            index = frame.position
+            for item in iterator:
                 self._item(frame, index)
                 yield item
                 self._resume = None
-                frame.position = index + 1
+                index += 1
+            self._end(frame, index)
         finally:
             self._leave(frame)
 
     def _advance(self, source: Iterable[T], frame: Frame, saved: list[Any] | None) -> Iterator[T]:
         if saved is None:
             return iter(source)
-        frame.position, _, frame.start, state = saved
+        frame.position, _, frame.start, state, *_ = saved
         if state is not None:
             source.load_state_dict(state)  # type: ignore[attr-defined]
             return iter(source)
@@ -128,12 +162,13 @@ class Loops:
         parent = self._frames[-1]
         ordinal = parent.children
         parent.children += 1
+        parent.nests = True
         saved = None
         if self._resume is not None:
             begun = self._resume[depth - 1][1]
             active = len(self._resume) > depth
             if ordinal < begun - active:
-                return None
+                return self._pass_over(frame, ordinal, ordinal == begun - 1)
             if ordinal == begun - 1:
                 saved = self._resume[depth]
                 frame.position = saved[0]
@@ -142,13 +177,41 @@ class Loops:
         self._frames.append(frame)
         return frame, saved
 
+    def _pass_over(self, frame: Frame, ordinal: int, last: bool) -> tuple[Frame, None] | None:
+        """A loop that was complete: nothing is left of it, unless it was the last one and has grown."""
+        parent, depth = self._frames[-1], len(self._frames)
+        resume = self._resume or []
+        items, generators = resume[depth - 1][_ENDED][ordinal]
+        if len(resume) > depth:
+            Generators().load_state_dict(generators)
+        elif last and frame.source is None and items is not None and items < (frame.total or 0):
+            self._resume = None
+            frame.position = items
+            self._frames.append(frame)
+            return frame, None
+        parent.ended.append([items, generators])
+        return None
+
+    def _end(self, frame: Frame, items: int) -> None:
+        """The loop came to its end; a loop left by `break` or an exception never comes here."""
+        frame.position = items
+        frame.exhausted = True
+
     def _leave(self, frame: Frame) -> None:
         # A loop left by `break` or an exception takes the unfinished ones inside it along.
         if frame in self._frames:
-            del self._frames[self._frames.index(frame) :]
+            depth = self._frames.index(frame)
+            del self._frames[depth:]
+            items = frame.position if frame.exhausted else None
+            self._frames[-1].ended.append([items, Generators().state_dict()])
 
     def _item(self, frame: Frame, index: int) -> None:
-        frame.position, frame.children = index, 0
+        depth = self._frames.index(frame)
+        del self._frames[depth + 1 :]  # what is still open of the item before
+        if self._resume is not None and len(self._resume) > depth + 1:
+            # An item that was under way: its first lines run again, with the numbers of the first time.
+            Generators().load_state_dict(self._resume[depth][_BEGUN])
+        frame.begin(index)
         self._at_item()
 
     def _arrive_if_deepest(self) -> None:

@@ -53,9 +53,15 @@ class Notice:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        if self._pid != os.getpid():
+            # A forked child listens for itself; whom its parent's handlers had replaced still counts.
+            self._pid, self._depth = os.getpid(), 0
+            self.clear()
         if self._depth == 0:
-            self._pid = os.getpid()
-            self._before = {number: signal.signal(number, self._on_signal) for number in signals}
+            for number in signals:
+                before = signal.signal(number, self._on_signal)
+                if before != self._on_signal:
+                    self._before[number] = before
         self._depth += 1
         try:
             yield

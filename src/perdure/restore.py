@@ -11,7 +11,14 @@ from perdure.catalog import Catalog, Checkpoint, Manifest, Record
 from perdure.catalog.manifest import LeafEntry
 from perdure.config import Settings
 from perdure.encode import digest, signer
-from perdure.errors import CheckpointNotFound, DamagedError, KeyMissing
+from perdure.errors import (
+    CheckpointNotFound,
+    DamagedError,
+    KeyMissing,
+    MismatchError,
+    PerdureError,
+    UntrustedError,
+)
 from perdure.events import tell
 from perdure.state import Plan
 from perdure.state.contract import adapter_named
@@ -128,16 +135,27 @@ def _read(
     source = Source(catalog, name, record, settings)
     specs = {path: leaf.spec for path, leaf in manifest.leaves.items()}
     trusted = source.signed or request.trust
-    plan = Plan(manifest.tree, specs, request.into, trusted=trusted, allow=request.allow, only=request.only)
-    own = Plan(manifest.context, specs, trusted=trusted) if context else None
+    try:
+        plan = Plan(manifest.tree, specs, request.into, trusted=trusted, allow=request.allow, only=request.only)
+        own = Plan(manifest.context, specs, trusted=trusted) if context else None
+    except (DamagedError, UntrustedError) as error:
+        raise type(error)(f"{source.file}: {error.message}", hint=error.hint) from error
     plan.check()
     values = source.read(plan.needed.keys() | (own.needed.keys() if own else set()))
     plan.values.update(values)
-    state = plan.run()
     if own is not None:
         own.values.update(values)
+    try:
+        state, its_context = plan.run(), own.run() if own else None
+    except PerdureError:
+        raise
+    except Exception as error:
+        raise MismatchError(
+            f"{source.file} could not be rebuilt: {type(error).__name__}: {error}",
+            hint="every byte is as it was saved; the content of live objects is now undefined",
+        ) from error
     tell("restore.done", name=name, version=manifest.version, step=manifest.step, nbytes=manifest.nbytes)
-    return Restored(state, own.run() if own else None, manifest)
+    return Restored(state, its_context, manifest)
 
 
 class Source:
@@ -149,7 +167,10 @@ class Source:
         self._record = record
         self._payload: memoryview | None = None
         known = signer(settings, create=False) if record.mac else None
-        self._signer = known if record.signed_by(known) else None
+        try:
+            self._signer = known if record.signed_by(known) else None
+        except DamagedError as error:
+            raise DamagedError(f"{self.file}: {error.message}", hint=error.hint) from error
         self._check_files()
 
     @property
@@ -182,14 +203,13 @@ class Source:
     def _check_files(self) -> None:
         """Presence and sizes, before anything is read or allocated: a claim of 2^60 bytes ends here."""
         manifest = self._record.manifest
-        folder = f"{self._catalog.folder(self._name)}/packs"
-        sizes = {entry.key: entry.size for entry in self._catalog.storage.entries(folder)} if manifest.packs else {}
+        sizes = self._catalog.pack_sizes(self._name) if manifest.packs else {}
         for pack, size in manifest.packs.items():
             key = f"{self._catalog.folder(self._name)}/{pack}"
-            if key not in sizes:
+            if pack not in sizes:
                 raise KeyMissing(f"{key} is not in {self._catalog.storage.where}")
-            if sizes[key] != size:
-                raise DamagedError(f"{self._catalog.storage.where}/{key} has {sizes[key]} bytes instead of {size}")
+            if sizes[pack] != size:
+                raise DamagedError(f"{self._catalog.storage.where}/{key} has {sizes[pack]} bytes instead of {size}")
         for path, entry in manifest.leaves.items():
             end = manifest.packs.get(entry.pack, 0) if entry.pack else self._record.payload_size
             fits = 0 <= entry.offset <= entry.offset + entry.length <= end
@@ -223,11 +243,16 @@ class Source:
         if got != entry.length:
             raise DamagedError(f"{path} in {self._file(entry)}: {got} bytes are there, {entry.length} were written")
 
-    def _file(self, entry: LeafEntry) -> str:
-        folder = self._catalog.folder(self._name)
-        version = self._record.manifest.version
-        key = f"{folder}/{entry.pack}" if entry.pack else self._catalog.manifest_key(self._name, version)
+    @property
+    def file(self) -> str:
+        """The manifest, for messages."""
+        key = self._catalog.manifest_key(self._name, self._record.manifest.version)
         return f"{self._catalog.storage.where}/{key}"
+
+    def _file(self, entry: LeafEntry) -> str:
+        if not entry.pack:
+            return self.file
+        return f"{self._catalog.storage.where}/{self._catalog.folder(self._name)}/{entry.pack}"
 
 
 def verify(catalog: Catalog, name: str, version: int, settings: Settings) -> Checkpoint:

@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.catalog import manifest as manifests
 from perdure.catalog.manifest import Manifest, Record
-from perdure.errors import DamagedError, KeyMissing, StorageError
+from perdure.errors import DamagedError, FormatError, KeyMissing, StorageError
 from perdure.events import tell
 from perdure.storage import Entry, Storage
 from perdure.storage.keys import decode_name, encode_name
@@ -136,8 +136,8 @@ class Catalog:
                 if wanted > len(data):
                     data += storage.read(entry.key, len(data), wanted - len(data))
             return manifests.decode(data, entry.size)
-        except DamagedError as error:
-            raise DamagedError(f"{self._file(entry.key)}: {error.message}", hint=error.hint) from error
+        except (DamagedError, FormatError) as error:
+            raise type(error)(f"{self._file(entry.key)}: {error.message}", hint=error.hint) from error
 
     def payload(self, name: str, record: Record) -> memoryview:
         """The whole payload of a manifest, as much of it as is there; KeyMissing when the manifest is gone."""

@@ -11,13 +11,14 @@ body holds the digests of all leaves, those in the payload included.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from perdure.encode import ALGORITHM, Signer, digest
-from perdure.errors import DamagedError
+from perdure.errors import DamagedError, FormatError
 from perdure.state import Spec
 
 FORMAT = 1
@@ -65,6 +66,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     def nbytes(self) -> int:
         """Bytes of the state itself."""
         return sum(leaf.nbytes for leaf in self.leaves.values())
+
+
+class _Format(msgspec.Struct, frozen=True):
+    perdure: int
 
 
 class _Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -144,15 +149,22 @@ def encode(manifest: Manifest, payload: Sequence[bytes | memoryview], signer: Si
 def decode(data: bytes, size: int) -> Record:
     """Check and parse the start of a manifest of `size` bytes; the payload holds as much of it as `data` does.
 
-    Raises DamagedError, saying what is wrong, unless header, length and digest all agree.
+    Raises DamagedError, saying what is wrong, unless header, length and digest all agree; FormatError for what a
+    newer perdure wrote.
     """
     header, start = read_header(data)
     end = start + header.body
+    body = data[start:end]
+    whole = digest(body) == header.digest and data[end : end + 1] == b"\n"
+    if header.perdure > FORMAT and not whole:
+        # With a right digest it would be one of ours, and only the number damaged.
+        raise _newer(header.perdure)
     if size != end + 1 + header.payload:
         raise DamagedError(f"it has {size} bytes instead of {end + 1 + header.payload}")
-    body = data[start:end]
-    if digest(body) != header.digest or data[end : end + 1] != b"\n":
+    if not whole:
         raise DamagedError("its digest does not match")
+    if header.perdure != FORMAT:
+        raise DamagedError(f"its header claims format {header.perdure}")
     try:
         manifest = msgspec.json.decode(body, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -164,13 +176,18 @@ def decode(data: bytes, size: int) -> Record:
 
 def read_header(data: bytes) -> tuple[_Header, int]:
     """The header line and the offset of the body. Raises DamagedError when there is none."""
-    end = data.find(b"\n", 0, _LONGEST_HEADER)
+    end = max(data.find(b"\n", 0, _LONGEST_HEADER), 0)
     try:
-        header = msgspec.json.decode(data[: max(end, 0)], type=_Header)
+        header = msgspec.json.decode(data[:end], type=_Header)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            if (number := msgspec.json.decode(data[:end], type=_Format).perdure) > FORMAT:
+                raise _newer(number) from error
         raise DamagedError("its header makes no sense") from error
-    if header.perdure != FORMAT:
-        raise DamagedError(f"it is of format {header.perdure}, this perdure reads {FORMAT}")
     if header.body < 0 or header.payload < 0:
         raise DamagedError("its header claims negative sizes")
     return header, end + 1
+
+
+def _newer(number: int) -> FormatError:
+    return FormatError(f"it is of format {number}, this perdure reads {FORMAT}", hint="upgrade perdure")

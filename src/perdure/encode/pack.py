@@ -55,7 +55,9 @@ def lay_out(pieces: Sequence[Piece]) -> tuple[bytes, list[Piece], list[int]]:
         end = position + len(piece.data)
         dtype = _dtype(piece)
         shape = list(piece.spec.shape) if dtype else [len(piece.data)]
-        header[piece.path] = {"dtype": dtype or "U8", "shape": shape, "data_offsets": [position, end]}
+        # The one name that the format keeps for itself; ours is only a label, offsets are in the manifest.
+        label = f"{piece.path}~" if piece.path == "__metadata__" else piece.path
+        header[label] = {"dtype": dtype or "U8", "shape": shape, "data_offsets": [position, end]}
         starts.append(position)
         position = end
     text = msgspec.json.encode(header)

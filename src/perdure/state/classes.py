@@ -71,7 +71,9 @@ def plan(arguments: list[Any], live: Any, path: str, plan: Any) -> Thunk:
         member = getattr(cls, "__members__")[content[0]]  # noqa: B009 - only enums have it
         return lambda: member
     if form == "namedtuple":
-        parts = [plan.node(node, path=f"{path}/{i}") for i, node in enumerate(content)]
+        keys: Any = cls._fields  # type: ignore[attr-defined]
+        lives: Any = live if type(live) is cls else [plan.MISSING] * len(keys)
+        parts = [plan.node(node, part, f"{path}/{key}") for node, part, key in zip(content, lives, keys, strict=True)]
         return lambda: cls(*(part() for part in parts))
     same = live if type(live) is cls else None
     fields = {

@@ -23,7 +23,7 @@ class NumpyAdapter:
             return self._scalar(value)
         if type(value) is np.random.Generator:
             return self._generator(value, path, tree)
-        if type(value) is np.random.RandomState:
+        if type(value) is np.random.RandomState and type(value._bit_generator) is np.random.MT19937:
             return ["numpy.random_state", tree.node(value.get_state(legacy=False), path)]
         if isinstance(value, np.dtype) and _describe(value) is not None:
             return ["numpy.dtype", _describe(value)]
@@ -37,7 +37,7 @@ class NumpyAdapter:
         meta: dict[str, Any] = {"descr": descriptor}
         if fortran:
             meta["order"] = "F"
-        spec = Spec("numpy", value.dtype.str, value.shape, value.nbytes, meta)
+        spec = Spec("numpy", _name(value.dtype), value.shape, value.nbytes, meta)
 
         def fill(out: memoryview) -> None:
             if value.nbytes:
@@ -50,6 +50,10 @@ class NumpyAdapter:
         descriptor = _describe(value.dtype)
         if descriptor is None or type(value) is not value.dtype.type:
             return None
+        if isinstance(value, np.str_ | np.bytes_):
+            # Their dtypes drop zeros at the end, and have no size when empty.
+            plain = str(value) if isinstance(value, np.str_) else bytes(value)
+            return ["numpy.text", encode_key(plain)]
         return ["numpy.scalar", descriptor, encode_key(np.asarray(value).tobytes())]
 
     def _generator(self, value: np.random.Generator, path: str, tree: Any) -> Node | None:
@@ -62,7 +66,7 @@ class NumpyAdapter:
 
     def spec(self, live: Any) -> Spec | None:
         if isinstance(live, np.ndarray) and live.dtype != object:
-            return Spec("numpy", live.dtype.str, live.shape, live.nbytes)
+            return Spec("numpy", _name(live.dtype), live.shape, live.nbytes)
         return None
 
     def empty(self, spec: Spec) -> tuple[Any, memoryview]:
@@ -81,9 +85,12 @@ class NumpyAdapter:
 
     def plan(self, tag: str, arguments: list[Any], live: Any, path: str, plan: Any) -> Thunk:
         if tag == "numpy.scalar":
-            descriptor, data = arguments
-            scalar = np.frombuffer(decode(data), npy.descr_to_dtype(_tuples(descriptor)), count=1)[0]
+            scalar = _new_scalar(*arguments)
             return (lambda: scalar) if plan.wants(path) else lambda: live
+        if tag == "numpy.text":
+            text = decode(arguments[0])
+            text = np.str_(text) if isinstance(text, str) else np.bytes_(text)
+            return (lambda: text) if plan.wants(path) else lambda: live
         if tag == "numpy.dtype":
             dtype = npy.descr_to_dtype(_tuples(arguments[0]))
             return (lambda: dtype) if plan.wants(path) else lambda: live
@@ -110,6 +117,14 @@ class NumpyAdapter:
         np.random.set_state(state)
 
 
+def _new_scalar(descriptor: Any, data: Any) -> Any:
+    dtype = npy.descr_to_dtype(_tuples(descriptor))
+    if not dtype.itemsize:
+        return np.zeros(1, dtype)[0]
+    # A copy: a scalar with fields is a view, and its fields can be set.
+    return np.frombuffer(decode(data), dtype, count=1).copy()[0]
+
+
 def _random_state(state: Thunk, live: Any) -> Thunk:
     def build() -> Any:
         target = live if isinstance(live, np.random.RandomState) else np.random.RandomState()
@@ -122,15 +137,22 @@ def _random_state(state: Thunk, live: Any) -> Thunk:
 def _new_generator(name: str, parts: Thunk, live: Any) -> Thunk:
     def build() -> Any:
         saved = parts()
+        seed = np.random.SeedSequence(**saved["seed"])
         if type(live) is np.random.Generator and type(live.bit_generator).__name__ == name:
             target = live
+            # The seed too: it is what `spawn` goes by.
+            target.bit_generator.__setstate__((saved["state"], seed))  # type: ignore[attr-defined]
         else:
-            bits = getattr(np.random, name)(np.random.SeedSequence(**saved["seed"]))
-            target = np.random.Generator(bits)
+            target = np.random.Generator(getattr(np.random, name)(seed))
         target.bit_generator.state = saved["state"]
         return target
 
     return build
+
+
+def _name(dtype: np.dtype[Any]) -> str:
+    """What tells dtypes apart: the code alone calls all structures of one size the same."""
+    return dtype.str if dtype.names is None else str(_describe(dtype))
 
 
 def _describe(dtype: np.dtype[Any]) -> Any:

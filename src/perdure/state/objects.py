@@ -35,6 +35,9 @@ def _leaf(kind: str, data: bytes | bytearray) -> Leaf:
     return Leaf(Spec(kind, "bytes", (len(data),), len(data)), fill)
 
 
+_KINDS = {"bytes", "bytearray", "object"}
+
+
 class Blobs:
     """The adapter of leaves without a framework: kinds `bytes`, `bytearray` and `object`."""
 
@@ -45,6 +48,8 @@ class Blobs:
         return None
 
     def empty(self, spec: Spec) -> tuple[Any, memoryview]:
+        if spec.kind not in _KINDS:
+            raise LookupError(spec.kind)
         data = bytearray(spec.nbytes)
         return data, memoryview(data)
 
@@ -54,6 +59,8 @@ class Blobs:
             return value
         if spec.kind == "bytes":
             return bytes(value)
+        if spec.kind != "object":
+            raise LookupError(spec.kind)  # `object.x` would pass by every check for `object`
         try:
             return pickle.loads(value)
         except Exception as error:
@@ -80,10 +87,21 @@ def adopt(live: Any, value: Any) -> Any:
 
     The two exchange their dictionaries, so that a destructor of the discarded one frees the old content.
     """
-    if type(live) is type(value) and hasattr(live, "__dict__") and not isinstance(live, type):
-        try:
-            live.__dict__, value.__dict__ = value.__dict__, live.__dict__
-        except (AttributeError, TypeError):
-            return value
-        return live
-    return value
+    if type(live) is not type(value) or not _is_all_in_dict(type(live)):
+        return value
+    try:
+        live.__dict__, value.__dict__ = value.__dict__, live.__dict__
+    except (AttributeError, TypeError):
+        return value
+    return live
+
+
+def _is_all_in_dict(cls: type) -> bool:
+    """Whether instances keep all they have in `__dict__`: no slots, no items of a list or dict they derive from."""
+    if not cls.__dictoffset__ or any(vars(base).get("__slots__") for base in cls.__mro__):
+        return False
+    try:
+        object.__new__(cls)
+    except TypeError:
+        return False
+    return True

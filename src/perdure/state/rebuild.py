@@ -89,8 +89,18 @@ class Plan:
         return adapter_named(tag.partition(".")[0]).plan(tag, node[1:], live, path, self)
 
     def need(self, path: str) -> Callable[[], Any]:
-        """Ask for a leaf; the returned function gives its value when the plan runs."""
-        self.needed[path] = self._leaves[path]
+        """Ask for a leaf; the returned function gives its value when the plan runs.
+
+        The one door to a leaf's value: UntrustedError for a pickled one, unless the manifest is trusted.
+        """
+        spec = self._leaves[path]
+        if spec.kind == "object" and not self.trusted:
+            raise UntrustedError(
+                f"{path} is a pickled object, and its checkpoint carries no signature known here",
+                hint="share the signing key (PERDURE_SIGNING_KEY_FILE), or load with trust=True if you know "
+                "who wrote it: loading it runs code",
+            )
+        self.needed[path] = spec
         return lambda: self.values[path]
 
     def wants(self, path: str) -> bool:
@@ -118,12 +128,6 @@ class Plan:
         spec = self._leaves[leaf_path]
         if not self.wants(path or leaf_path) and not self.wants(leaf_path):
             return _kept(live)
-        if spec.kind == "object" and not self.trusted:
-            raise UntrustedError(
-                f"{path or 'the state'} is a pickled object, and its checkpoint carries no signature known here",
-                hint="share the signing key (PERDURE_SIGNING_KEY_FILE), or load with trust=True if you know "
-                "who wrote it: loading it runs code",
-            )
         found = self._live_spec(live)
         if found is not None:
             adapter, live_spec = found

@@ -53,12 +53,13 @@ class RandomAdapter:
         return None
 
     def generators(self) -> Any:
-        """The state of Python's global generator."""
-        return random.getstate()
+        """The state of Python's global generator, with its words packed: it is written with every checkpoint."""
+        version, words, gauss = random.getstate()
+        return {"version": version, "words": array.array("I", words).tobytes(), "gauss": gauss}
 
     def set_generators(self, state: Any) -> None:
         """Put Python's global generator where it was."""
-        random.setstate(state)
+        random.setstate((state["version"], tuple(array.array("I", state["words"])), state["gauss"]))
 
 
 ADAPTER = RandomAdapter()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import pickle
+from dataclasses import dataclass
+from typing import IO, Any
 
 from perdure.errors import MissingExtraError, StateError
 from perdure.state.contract import Leaf, Node, Spec, Thunk
@@ -40,13 +42,19 @@ class TorchAdapter:
         # The group keeps its tensors alive: a freed one's address would look like sharing.
         group = groups.setdefault((plain.device, memory.data_ptr()), [])
         view = _view(plain)
-        for other, other_view, other_flags, node in group:
+        touching = [part for part in group if part.start < view[1] and view[0] < part.end]
+        for other, other_view, other_flags, node in (view for part in touching for view in part.views):
             if other_view == view and other_flags == _flags(value) and other.dtype == plain.dtype:
                 return node
         node = tree.add(path, Leaf(spec, lambda out: _copy_out(plain, out)))
-        group.append((plain, view, _flags(value), node))
-        if len(group) > 1:
-            _share(group, tree)
+        whole = _Part(view[0], view[1], [(plain, view, _flags(value), node)])
+        for part in touching:
+            # Views that do not overlap stay leaves of their own: two ends of a file are not the file.
+            whole = _Part(min(whole.start, part.start), max(whole.end, part.end), part.views + whole.views)
+            group.remove(part)
+        group.append(whole)
+        if touching:
+            _share(whole, tree)
         return node
 
     def spec(self, live: Any) -> Spec | None:
@@ -142,6 +150,21 @@ class TorchAdapter:
 
         return load
 
+    def as_numpy(self, value: torch.Tensor) -> Any:
+        """The content as a NumPy array; dtypes that NumPy lacks as the next wider one, which holds all values."""
+        plain = value.detach().cpu().resolve_conj().resolve_neg()
+        try:
+            return plain.numpy()
+        except TypeError:
+            return plain.to(torch.complex64 if plain.is_complex() else torch.float32).numpy()
+
+    def write(self, state: Any, file: IO[bytes]) -> None:
+        """The state as `torch.load` gives it back; StateError when torch cannot write it."""
+        try:
+            torch.save(state, file)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise StateError(f"torch cannot write this state: {error}", hint="leave parts of it out") from error
+
     def generators(self) -> Any:
         """The states of torch's global generators: the CPU's, and each GPU's that is in use."""
         cuda = torch.cuda.get_rng_state_all() if _uses_cuda() else []
@@ -198,19 +221,26 @@ def _view(value: torch.Tensor) -> tuple[Any, ...]:
     return start, start + (last + 1) * value.itemsize, tuple(value.shape), value.stride()
 
 
-def _share(group: list[Any], tree: Any) -> None:
-    """Turn a group of different views of one memory into one leaf, and their nodes into views of it."""
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A stretch of one memory, in bytes, and the overlapping views that cover it: tensor, view, flags, node."""
+
+    start: int
+    end: int
+    views: list[Any]
+
+
+def _share(part: _Part, tree: Any) -> None:
+    """Turn the views of a stretch of memory into one leaf, and their nodes into views of it."""
     # Views are aligned to 16 bytes, more than any dtype needs.
-    start = min(view[0] for _, view, _, _ in group) // 16 * 16
-    end = max(view[1] for _, view, _, _ in group)
+    start, end, group = part.start // 16 * 16, part.end, part.views
     first = group[0][0]
     memory = torch.empty(0, dtype=torch.uint8, device=first.device).set_(
         first.untyped_storage(), start, (end - start,), (1,)
     )
     path = group[0][3][1]
-    for _, _, _, node in group[1:]:
-        if node[0] == "leaf":
-            del tree.leaves[node[1]]
+    for other in {node[1] for *_, node in group} - {path}:
+        del tree.leaves[other]
     spec = Spec("torch.storage", "uint8", (end - start,), end - start)
     tree.leaves[path] = Leaf(spec, lambda out: _copy_out(memory, out))
     for value, view, flags, node in group:

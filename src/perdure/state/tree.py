@@ -12,6 +12,8 @@ from perdure.state import classes, objects, plain
 from perdure.state.contract import Leaf, Node, adapter_of
 
 _INLINE_BYTES = 64
+# Rebuilding takes four Python frames a level, and may happen further down the stack than saving did.
+_DEEPEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Flattener:
     def _nested(self, value: Any, path: str, make: Callable[[Flattener, Any, str], Node]) -> Node:
         if id(value) in self._open:
             raise StateError(f"{path or 'the state'} contains itself", hint="save a state without cycles")
+        if len(self._open) >= _DEEPEST:
+            raise StateError(f"{path[:80]}... is nested too deeply", hint="flatten it into dicts and arrays")
         self._open.add(id(value))
         try:
             return make(self, value, path)

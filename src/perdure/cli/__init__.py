@@ -1,0 +1,5 @@
+"""`perdure ...`: arguments to calls, errors to exit codes."""
+
+from perdure.cli.app import app, main
+
+__all__ = ["app", "main"]
