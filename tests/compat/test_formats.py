@@ -47,7 +47,7 @@ def test_a_newer_format_is_not_damage(tmp_path: Path, header: bytes) -> None:
     store.save("k", 1)
     (tmp_path / "checkpoints" / "k" / "0000000002.manifest").write_bytes(header)
     for action in (lambda: store.load("k"), lambda: store.save("k", 2), lambda: store.verify("k", 2)):
-        with pytest.raises(FormatError, match="0000000002.manifest.*upgrade"):
+        with pytest.raises(FormatError, match=r"0000000002\.manifest.*upgrade"):
             action()
     assert not list(tmp_path.rglob("*.bad"))
     assert store.load("k", version=1) == 1

@@ -65,7 +65,8 @@ class NumpyAdapter:
         return ["numpy.generator", name, tree.node({"state": bits.state, "seed": seed.state}, path)]
 
     def spec(self, live: Any) -> Spec | None:
-        if isinstance(live, np.ndarray) and live.dtype != object:
+        # One that cannot be written is replaced by a new one, like any other value.
+        if isinstance(live, np.ndarray) and live.dtype != object and live.flags.writeable:
             return Spec("numpy", _name(live.dtype), live.shape, live.nbytes)
         return None
 
@@ -165,7 +166,9 @@ def _describe(dtype: np.dtype[Any]) -> Any:
     except (TypeError, ValueError):
         return None
     # For most dtypes it is a string; types of other libraries claim to be plain bytes there.
-    return descriptor if again == dtype and again.type is dtype.type else None
+    # And generic datetimes of either byte order are equal to it, which `str` tells apart.
+    same = again == dtype and again.type is dtype.type and str(again) == str(dtype)
+    return descriptor if same else None
 
 
 def _tuples(node: Any) -> Any:
