@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from perdure.errors import KeyMissing, MissingExtraError, PerdureError
 
 _EPOCH = 60_000
 _HELD_OUT = 5
+_FAILURES = (
+    PerdureError, OSError, EOFError, HTTPException, zlib.error, tarfile.TarError, subprocess.SubprocessError
+)  # fmt: skip
 
 Say = Callable[[str], None]
 
@@ -53,7 +58,7 @@ def load(use: str = "best", cache: Path | None = None, say: Say = lambda text: N
             digits = _mnist(files := get(cache), source)
         except KeyMissing:
             continue
-        except (PerdureError, OSError, EOFError, tarfile.TarError, subprocess.SubprocessError) as error:
+        except _FAILURES as error:
             say(f"MNIST from {source}: not this time ({error})")
             continue
         if get is not fetch.from_cache:

@@ -35,6 +35,14 @@ class Moment:
         return self.batch < self.batches
 
 
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A SIGKILL that was sent, and when (Unix seconds)."""
+
+    pid: int
+    time: float
+
+
 class Meter:
     """Written by the process that trains, before each batch: a small file outlives a SIGKILL."""
 
@@ -66,8 +74,8 @@ def moments(kills: int, epochs: int, seed: int) -> list[float]:
     return [dice.uniform(low + part * width, low + (part + 1) * width) for part in range(kills)]
 
 
-def strike(meter: Path, target: float, over: Callable[[], bool], watch: Callable[[float], None]) -> int | None:
-    """Wait until the training is past `target`, then kill it by SIGKILL; returns the pid.
+def strike(meter: Path, target: float, over: Callable[[], bool], watch: Callable[[float], None]) -> Hit | None:
+    """Wait until the training is past `target`, then kill it by SIGKILL.
 
     `over` waits a few milliseconds and says whether the work ended by itself: then nobody is killed, and the
     answer is None. The meter must be this attempt's own, so that its pid cannot be an older one.
@@ -79,5 +87,5 @@ def strike(meter: Path, target: float, over: Callable[[], bool], watch: Callable
         watch(moment.position)
         if moment.training and moment.position >= target:
             os.kill(moment.pid, signal.SIGKILL)
-            return moment.pid
+            return Hit(moment.pid, time.time())
     return None

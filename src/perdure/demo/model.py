@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from perdure.demo.data import Digits
@@ -37,6 +38,12 @@ def optimizer_of(model: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), lr=1e-3)
 
 
+@cache
+def warm_up() -> None:
+    """Let torch load what it loads with its first optimizer, so that nobody takes that for training."""
+    optimizer_of(network())
+
+
 def initial(seed: int) -> State:
     """The state before the first epoch."""
     torch.manual_seed(seed)
@@ -57,7 +64,7 @@ def train_epoch(state: State, digits: Digits, epoch: int, seed: int, tick: Tick 
     optimizer.load_state_dict(state["optimizer_state_dict"])
     images, labels = tensors(digits.images, digits.labels)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    batches = order.split(BATCH)
+    batches = torch.split(order, BATCH)
     loss_sum, right = 0.0, 0
     for number, batch in enumerate(batches):
         tick(epoch, number, len(batches))
