@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import msgspec
 
@@ -276,11 +276,13 @@ def _reported(facts: dict[str, Any]) -> Iterator[None]:
 def _json(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """User metadata must be JSON, so that it can be read, listed and searched without running anything."""
 
-    def refuse(value: Any) -> NoReturn:
+    def plain_of(value: Any) -> Any:
+        if hasattr(value, "item"):
+            return value.item()  # a number of NumPy or torch
         raise UsageError(f"metadata holds a {type(value).__name__}", hint="give strings, numbers, lists and dicts")
 
     try:
-        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(metadata), enc_hook=refuse))
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(metadata), enc_hook=plain_of))
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise

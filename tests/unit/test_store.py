@@ -207,6 +207,10 @@ def test_metadata_is_json(store: CheckpointStore, metadata: Any) -> None:
     assert not store.exists("k")
 
 
+def test_numbers_of_numpy_are_numbers(store: CheckpointStore) -> None:
+    assert store.save("k", 1, metadata={"a": np.float64(0.5), "b": np.int8(3)}).metadata == {"a": 0.5, "b": 3}
+
+
 def test_objects_can_be_refused(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, objects="refuse")
     with pytest.raises(StateError, match="a/b is a "):
