@@ -181,7 +181,7 @@ class Run:
         writer.build_on(manifest)
         self.state = restored.state
         self.checkpoint = self.resumed_from = Checkpoint.of(manifest)
-        context = restored.context or {}
+        context = restored.context if isinstance(restored.context, dict) else {}
         self.steps = self._saved_steps = context.get("steps", 0)
         self._ended = context.get("ended", False)
         if "loops" in context:

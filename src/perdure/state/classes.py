@@ -112,8 +112,11 @@ def _is_namedtuple(cls: type) -> bool:
 
 def _keeps_only_fields(value: Any, cls: type) -> bool:
     """Whether the fields are all there is: no own pickling, no further attributes, no foreign base."""
-    if any(getattr(cls, method) is not getattr(object, method) for method in _PICKLING):
-        return False
+    for method in _PICKLING:
+        own = getattr(cls, method)
+        # Frozen dataclasses with slots have a __getstate__ of the dataclasses module, which is of no harm.
+        if own is not getattr(object, method) and own.__module__ != "dataclasses":
+            return False
     names = {field.name for field in dataclasses.fields(cls)}
     if not all(hasattr(value, name) for name in names) or not set(getattr(value, "__dict__", ())) <= names:
         return False

@@ -52,7 +52,7 @@ class NumpyAdapter:
             return None
         if isinstance(value, np.str_ | np.bytes_):
             # Their dtypes drop zeros at the end, and have no size when empty.
-            plain = str(value) if isinstance(value, np.str_) else bytes(value)
+            plain = str.__str__(value) if isinstance(value, np.str_) else bytes(value)
             return ["numpy.text", encode_key(plain)]
         return ["numpy.scalar", descriptor, encode_key(np.asarray(value).tobytes())]
 
@@ -66,13 +66,15 @@ class NumpyAdapter:
 
     def spec(self, live: Any) -> Spec | None:
         # One that cannot be written is replaced by a new one, like any other value.
-        if isinstance(live, np.ndarray) and live.dtype != object and live.flags.writeable:
+        # A masked array or matrix is none of ours either: `flatten` leaves it to pickle.
+        if type(live) in (np.ndarray, np.memmap) and live.flags.writeable and _describe(live.dtype) is not None:
             return Spec("numpy", _name(live.dtype), live.shape, live.nbytes)
         return None
 
     def empty(self, spec: Spec) -> tuple[Any, memoryview]:
         dtype = npy.descr_to_dtype(_tuples(spec.meta["descr"]))
-        array: np.ndarray[Any, Any] = np.empty(spec.shape, dtype)
+        # Not np.empty, which makes a native datetime of one in the other byte order that has no unit.
+        array: np.ndarray[Any, Any] = np.ndarray(spec.shape, dtype)
         if array.nbytes != spec.nbytes:
             raise ValueError(f"{spec} has {array.nbytes} bytes, not {spec.nbytes}")
         view = array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(bytearray())

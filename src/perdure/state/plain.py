@@ -39,7 +39,7 @@ def _tz(zone: dt.tzinfo | None) -> Any:
     if type(zone) is dt.timezone:
         name = zone.tzname(None)
         plain = dt.timezone(zone.utcoffset(None)).tzname(None)
-        return ["offset", *_delta(zone.utcoffset(None)), None if name == plain else name]
+        return ["offset", *_delta(zone.utcoffset(None)), None if name == plain else _str(name or "")]
     if type(zone) is zoneinfo.ZoneInfo and zone.key:
         return ["zone", zone.key]
     raise LookupError  # an own class of time zone: only pickle knows it
@@ -51,7 +51,7 @@ def _untz(node: Any) -> dt.tzinfo | None:
     if node[0] == "zone":
         return zoneinfo.ZoneInfo(node[1])
     offset = dt.timedelta(*node[1:4])
-    return dt.timezone(offset) if node[4] is None else dt.timezone(offset, node[4])
+    return dt.timezone(offset) if node[4] is None else dt.timezone(offset, _unstr(node[4]))
 
 
 def _delta(value: dt.timedelta) -> list[int]:

@@ -50,6 +50,7 @@ class Plan:
         self.needed: dict[str, Spec] = {}
         self.values: dict[str, Any] = {}
         self.problems: list[tuple[str, str]] = []
+        self.scratch: dict[Any, Any] = {}
         self._leaves = leaves
         self._only = only
         try:

@@ -58,7 +58,7 @@ class TorchAdapter:
         return node
 
     def spec(self, live: Any) -> Spec | None:
-        if isinstance(live, torch.Tensor) and live.layout is torch.strided:
+        if type(live) in _TENSORS and live.layout is torch.strided and not live.is_quantized:
             return _spec(live, {})
         return None
 
@@ -111,7 +111,8 @@ class TorchAdapter:
             typed = torch.empty(0, dtype=dtype)
             typed.set_(memory().untyped_storage(), offset // dtype.itemsize, shape, stride)
             if spec is None:
-                return _dressed(typed, flags)
+                # One object for one view, as it is one leaf where nothing overlaps it: weights stay tied.
+                return plan.scratch.setdefault(("torch", repr(arguments)), _dressed(typed, flags))
             self.assign(live, typed)
             return live
 

@@ -169,7 +169,10 @@ def is_stateful(value: Any) -> bool:
 
 def join(path: str, key: Any) -> str:
     """The path of an item: segments joined by `/`, with `/` and `%` escaped in them."""
-    text = key if isinstance(key, str) else str(key)
+    try:
+        text = key if isinstance(key, str) else str(key)
+    except ValueError:  # a number of more digits than Python likes to print; paths need not be unique
+        text = type(key).__name__
     text = text.replace("%", "%25").replace("/", "%2F").encode("utf-8", "backslashreplace").decode()
     return f"{path}/{text or '%'}" if path else text or "%"
 
