@@ -34,7 +34,7 @@ quick = settings(
 )
 
 
-@pytest.fixture(params=["memory", "local", "packs", "zstd"])
+@pytest.fixture(params=["memory", "packs", "zstd"])
 def store(request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> CheckpointStore:
     if request.param == "memory":
         return CheckpointStore(MemoryStorage())

@@ -271,15 +271,17 @@ def test_a_source_with_state_is_set_to_it(store: CheckpointStore, stop_at: int) 
     assert work(-1) == [(epoch, item * 10) for epoch in range(2) for item in range(1, 7)]
 
 
-@pytest.mark.parametrize("workers", [0])
-def test_a_shuffling_data_loader_goes_on_with_the_same_batches(workers: int) -> None:
+@pytest.mark.filterwarnings("ignore:run 'r'. no array:RuntimeWarning")
+@pytest.mark.parametrize("own", [False, True], ids=["global generator", "own generator"])
+def test_a_shuffling_data_loader_goes_on_with_the_same_batches(own: bool) -> None:
     torch = pytest.importorskip("torch")
 
     def work(store: CheckpointStore, stop_at: int) -> list[Any]:
         data = torch.utils.data.TensorDataset(torch.arange(10))
-        with opened(store, {"seen": []}) as run:
+        generator = torch.Generator().manual_seed(3) if own else None
+        loader = torch.utils.data.DataLoader(data, batch_size=3, shuffle=True, generator=generator)
+        with opened(store, {"seen": [], "generator": generator}) as run:
             for _ in run.range(2):
-                loader = torch.utils.data.DataLoader(data, batch_size=3, shuffle=True, num_workers=workers)
                 for (batch,) in run.each(loader):
                     run.state["seen"].append((batch.tolist(), torch.rand(1).item()))
                     run.step()
