@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -35,9 +36,11 @@ class Background:
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
         self._last: Promise[object] | None = None
+        self._pid = os.getpid()
 
     def start(self, work: Callable[[], T]) -> Promise[T]:
         """Begin a piece of work; `drain` must have been called before."""
+        self._leave_parent()
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="perdure-save")
         promise: Promise[T] = Promise(self._executor.submit(work))
@@ -46,6 +49,12 @@ class Background:
 
     def drain(self) -> None:
         """Wait for the work under way; raises its error unless somebody was told already."""
+        self._leave_parent()
         last, self._last = self._last, None
         if last is not None and not (last.done and last.told):
             last.wait()
+
+    def _leave_parent(self) -> None:
+        """In a forked child: its parent's thread is not here, and would never finish anything."""
+        if self._pid != os.getpid():
+            self._pid, self._executor, self._last = os.getpid(), None, None

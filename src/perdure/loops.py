@@ -46,7 +46,8 @@ class Frame:
 
     def save(self) -> list[Any]:
         state = self.source.state_dict() if is_stateful(self.source) else None
-        return [self.position, self.children, self.start, state, self.begun, self.ended]
+        own = [generator.get_state() for generator in _own_generators(self.source)]
+        return [self.position, self.children, self.start, state, self.begun, self.ended, own]
 
 
 class Loops:
@@ -120,7 +121,9 @@ class Loops:
         What hands out its own state is set to it. Anything else is iterated from its start, with the random
         generators as they were then, so that the same order comes out; what is done is passed over.
         """
-        entered = self._enter(Frame(source=source, start=Generators().state_dict(), total=_length(source)))
+        own = [generator.get_state() for generator in _own_generators(source)]
+        start = [Generators().state_dict(), own]
+        entered = self._enter(Frame(source=source, start=start, total=_length(source)))
         if entered is None:
             return
         frame, saved = entered
@@ -140,11 +143,12 @@ class Loops:
     def _advance(self, source: Iterable[T], frame: Frame, saved: list[Any] | None) -> Iterator[T]:
         if saved is None:
             return iter(source)
-        frame.position, _, frame.start, state, *_ = saved
+        frame.position, _, frame.start, state, _, _, own = saved
         if state is not None:
             source.load_state_dict(state)  # type: ignore[attr-defined]
             return iter(source)
-        Generators().load_state_dict(frame.start)
+        Generators().load_state_dict(frame.start[0])
+        _set_all(_own_generators(source), frame.start[1])
         iterator = iter(source)
         for index in range(frame.position):
             try:
@@ -154,6 +158,7 @@ class Loops:
                     f"the data gave {index} items, and {frame.position} were done before the restart",
                     hint="give the run the data that it was started with, or start a new run",
                 ) from None
+        _set_all(_own_generators(source), own)
         return iterator
 
     def _enter(self, frame: Frame) -> tuple[Frame, list[Any] | None] | None:
@@ -223,6 +228,18 @@ class Loops:
         if self._generators is not None:
             Generators().load_state_dict(self._generators)
             self._generators = None
+
+
+def _own_generators(source: Any) -> list[Any]:
+    """The generators that a data loader draws its order from, where they are not the global ones."""
+    holders = (source, getattr(source, "sampler", None), getattr(source, "batch_sampler", None))
+    found = {id(own): own for own in (getattr(holder, "generator", None) for holder in holders)}
+    return [own for own in found.values() if hasattr(own, "get_state") and hasattr(own, "set_state")]
+
+
+def _set_all(generators: list[Any], states: list[Any]) -> None:
+    for generator, state in zip(generators, states, strict=False):
+        generator.set_state(state)
 
 
 def _length(source: Iterable[Any]) -> int | None:

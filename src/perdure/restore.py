@@ -195,7 +195,12 @@ class Source:
         return values
 
     def check(self) -> None:
-        """Read every leaf and rebuild none."""
+        """Read every leaf, and the headers of the packs; rebuild nothing."""
+        folder = self._catalog.folder(self._name)
+        for pack, its in self._record.manifest.packs.items():
+            if digest(self._catalog.storage.read(f"{folder}/{pack}", 0, its.header)) != its.digest:
+                where = f"{self._catalog.storage.where}/{folder}/{pack}"
+                raise DamagedError(f"{where}: its header is damaged", hint="perdure itself can still load it")
         for path, entry in self._record.manifest.leaves.items():
             self._fill(path, entry, memoryview(bytearray(entry.nbytes)))
             tell("verify.leaf", path=path, nbytes=entry.nbytes)
@@ -204,14 +209,18 @@ class Source:
         """Presence and sizes, before anything is read or allocated: a claim of 2^60 bytes ends here."""
         manifest = self._record.manifest
         sizes = self._catalog.pack_sizes(self._name) if manifest.packs else {}
-        for pack, size in manifest.packs.items():
+        for pack, its in manifest.packs.items():
             key = f"{self._catalog.folder(self._name)}/{pack}"
             if pack not in sizes:
                 raise KeyMissing(f"{key} is not in {self._catalog.storage.where}")
-            if sizes[pack] != size:
-                raise DamagedError(f"{self._catalog.storage.where}/{key} has {sizes[pack]} bytes instead of {size}")
+            if sizes[pack] != its.size:
+                where = f"{self._catalog.storage.where}/{key}"
+                raise DamagedError(f"{where} has {sizes[pack]} bytes instead of {its.size}")
         for path, entry in manifest.leaves.items():
-            end = manifest.packs.get(entry.pack, 0) if entry.pack else self._record.payload_size
+            if entry.pack:
+                end = manifest.packs[entry.pack].size if entry.pack in manifest.packs else 0
+            else:
+                end = self._record.payload_size
             fits = 0 <= entry.offset <= entry.offset + entry.length <= end
             if not fits or (not entry.codec and entry.length != entry.nbytes):
                 raise DamagedError(f"{path} in {self._file(entry)}: its place makes no sense")

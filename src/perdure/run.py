@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections import deque
@@ -197,7 +198,7 @@ class Run:
         if self._writer is None:
             raise UsageError("the run is closed")
         began = self._clock()
-        before = self._writer.arrays()
+        before = self._writer.content()
         context = {"steps": self.steps, "ended": self._ended, "loops": self._loops.state_dict()}
         metadata = {"metrics": self._metrics} if self._metrics else {}
         self.checkpoint = self.store.save_with(
@@ -208,10 +209,10 @@ class Run:
             metadata=metadata,
             info={"decision": decision},
         )
-        if before and before == self._writer.arrays() and self.steps > self._saved_steps:
+        if before is not None and before == self._writer.content() and self.steps > self._saved_steps:
             warnings.warn(
-                f"run {self.name!r}: no array of the state has changed since the last checkpoint; if the job works "
-                "on others, change them in place (w -= g) or through the state (state['w'] = w - g)",
+                f"run {self.name!r}: nothing of the state has changed since the last checkpoint; if the job works "
+                "on other arrays, change them in place (w -= g) or through the state (state['w'] = w - g)",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -227,7 +228,8 @@ class Run:
         except PerdureError as error:
             if not leaving:
                 raise
-            warnings.warn(f"perdure: the save before leaving failed: {error}", RuntimeWarning, stacklevel=3)
+            # To standard error, like SystemExit with a message: an exit without a reason helps nobody.
+            sys.stderr.write(f"perdure: the save before leaving failed: {error}\n")
             raise SystemExit(SaveFailed.exit_code) from error
 
     def _leave_early(self) -> None:

@@ -441,7 +441,7 @@ def test_an_altered_pickle_does_not_run(tmp_path: Path, where: str, monkeypatch:
             data = bytearray(storage.read(key))
             data[leaf["offset"] : leaf["offset"] + leaf["length"]] = evil
             storage.put(key, [data])
-            body["packs"][leaf["pack"]] = len(data)
+            body["packs"][leaf["pack"]]["size"] = len(data)
             leaf["digest"] = digest(evil)
             body["leaves"].pop("w")
             body["tree"].pop("w")

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from perdure.errors import (
     BusyError,
     CheckpointNotFound,
+    DamagedError,
     MismatchError,
     StateError,
     StorageError,
@@ -374,3 +375,29 @@ def test_a_listener_that_fails_breaks_no_save(store: CheckpointStore) -> None:
     with listening(broken), pytest.warns(RuntimeWarning, match="I am a progress bar"):
         store.save("k", 1)
     assert store.load("k") == 1
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_thread(store: CheckpointStore) -> None:
+    store.save_async("k", {"w": np.ones(BIG)})
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            store.save("child", 1)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert store.load("child") == 1
+    assert store.save("k", 2).version == 2
+
+
+def test_verify_sees_the_header_of_a_pack(store: CheckpointStore, tmp_path: Path) -> None:
+    store.save("k", np.random.default_rng(0).random(BIG))
+    (pack,) = tmp_path.rglob("*.safetensors")
+    data = bytearray(pack.read_bytes())
+    data[20] ^= 1
+    pack.write_bytes(data)
+    assert len(store.load("k")) == BIG
+    with pytest.raises(DamagedError, match="header is damaged"):
+        store.verify("k")

@@ -162,7 +162,7 @@ class Catalog:
     def has_packs(self, manifest: Manifest) -> bool:
         """Whether every pack of a manifest is there and has its size."""
         sizes = self.pack_sizes(manifest.name) if manifest.packs else {}
-        return all(sizes.get(pack) == size for pack, size in manifest.packs.items())
+        return all(sizes.get(pack) == entry.size for pack, entry in manifest.packs.items())
 
     def set_aside(self, name: str, version: int, why: str) -> None:
         """Mark a version as damaged: its bytes are kept, but nothing chooses it any more."""

@@ -45,6 +45,14 @@ class LeafEntry(msgspec.Struct, frozen=True, omit_defaults=True):
         return Spec(self.kind, self.dtype, self.shape, self.nbytes, self.meta)
 
 
+class PackEntry(msgspec.Struct, frozen=True):
+    """A pack file: its size, and the size and digest of its header, which only readers of safetensors need."""
+
+    size: int
+    header: int
+    digest: str
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of one name. `kind` is `checkpoint`, or `fence` where a new holder only marks its takeover."""
 
@@ -57,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     tree: Any = None
     context: Any = None
     leaves: dict[str, LeafEntry] = {}
-    packs: dict[str, int] = {}
+    packs: dict[str, PackEntry] = {}
     metadata: dict[str, Any] = {}
     info: dict[str, Any] = {}
     digest: str = ALGORITHM

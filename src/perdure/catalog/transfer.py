@@ -29,10 +29,10 @@ def _copy(source: Catalog, target: Catalog, name: str, entry: Entry) -> bool:
     if there is not None:
         return _same(target.manifest(name, there), manifest, target)
     sizes = target.pack_sizes(name)
-    for pack, size in manifest.packs.items():
-        if sizes.get(pack) != size:
+    for pack, its in manifest.packs.items():
+        if sizes.get(pack) != its.size:
             path = f"{source.folder(name)}/{pack}"
-            target.storage.put(path, _chunks(source, path, size))
+            target.storage.put(path, _chunks(source, path, its.size))
     try:
         target.storage.put(key, [source.storage.read(key)], if_absent=True)
     except KeyExists:

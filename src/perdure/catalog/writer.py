@@ -18,7 +18,7 @@ from perdure.capture import Snapshot
 from perdure.catalog import manifest as manifests
 from perdure.catalog.catalog import Catalog
 from perdure.catalog.lease import Lease, refuse_if_held
-from perdure.catalog.manifest import Checkpoint, LeafEntry, Manifest
+from perdure.catalog.manifest import Checkpoint, LeafEntry, Manifest, PackEntry
 from perdure.catalog.sweep import sweep
 from perdure.config import VERSION, Settings
 from perdure.encode import Piece, Signer, digest, lay_out, signer
@@ -99,10 +99,14 @@ class Writer:
         """Share packs with this manifest, which was just restored and is known to be whole."""
         self._base = manifest
 
-    def arrays(self) -> dict[str, str]:
-        """The digests of the arrays and tensors of the state, as last committed or restored."""
-        leaves = self._base.leaves.items() if self._base else ()
-        return {path: leaf.digest for path, leaf in leaves if leaf.dtype != "bytes" and not path.startswith(CONTEXT)}
+    def content(self) -> tuple[Any, dict[str, str]] | None:
+        """What the state was when last committed or restored: its tree and digests; None when it has no arrays."""
+        if self._base is None:
+            return None
+        leaves = {path: leaf for path, leaf in self._base.leaves.items() if not path.startswith(CONTEXT)}
+        if all(leaf.dtype == "bytes" for leaf in leaves.values()):
+            return None
+        return self._base.tree, {path: leaf.digest for path, leaf in leaves.items()}
 
     def hold(self, lease: Lease) -> None:
         """Acquire a lease, then look again: what was committed before it counts."""
@@ -140,7 +144,7 @@ class Writer:
             pack = f"packs/{self._version + 1:010d}-{current().tag}-{secrets.token_hex(4)}.safetensors"
             key = f"{self.catalog.folder(self.name)}/{pack}"
             written = self.catalog.storage.put(key, [header, *(piece.data for piece in pieces)])
-            packs[pack] = written
+            packs[pack] = PackEntry(written, len(header), digest(header))
         fresh = {
             piece.path: _entry(piece, sums[piece.path], pack, offset, sign, snapshot)
             for piece, offset in zip(pieces, offsets, strict=True)
@@ -214,6 +218,7 @@ class Writer:
                 # An earlier save of ours that reported an error had reached the storage after all.
                 manifest = msgspec.structs.replace(manifest, version=manifest.version + 1)
             else:
+                self._unsure.discard(manifest.stamp)
                 self._refuse_if_late(manifest)
                 return manifest
 

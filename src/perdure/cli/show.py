@@ -108,13 +108,13 @@ def _packs(
     store: CheckpointStore, name: str, found: Found, record: Record, survey: list[Found]
 ) -> Iterator[dict[str, Any]]:
     there = store.catalog.pack_sizes(name) if record.manifest.packs else {}
-    for pack, nbytes in record.manifest.packs.items():
+    for pack, its in record.manifest.packs.items():
         sharing = [
             other.version
             for other in survey
             if other.record and other.version != found.version and pack in other.record.manifest.packs
         ]
-        yield {"pack": pack, "nbytes": nbytes, "found": there.get(pack), "shared_with": sharing}
+        yield {"pack": pack, "nbytes": its.size, "found": there.get(pack), "shared_with": sharing}
 
 
 def _brief(found: Found) -> dict[str, Any]:
