@@ -46,7 +46,7 @@ class AdaptiveCheckpointController:
         self._rule = Threshold(cost_threshold, learning_rate)
         self._policy: Policy = policy or self._rule
         self._reserved = 0
-        self._spent_seconds = 0.0
+        self._longest = 0.0
         self._unsaved = [0, 0.0]
         self._save_seconds: float | None = None
         _listen(self)
@@ -68,12 +68,12 @@ class AdaptiveCheckpointController:
     @property
     def max_time_seen(self) -> float:
         """The longest runtime observed, in seconds; 0 before the first."""
-        return self._rule.longest
+        return self._longest
 
     def observe_task(self, task_name: str, runtime: float) -> None:
         """Record that a task ended after `runtime` seconds. UsageError for what is no duration."""
         seconds = _seconds(runtime, "runtime")
-        self._rule.observe(seconds)
+        self._longest = max(self._longest, seconds)
         self.history.append((task_name, seconds))
         self._unsaved[0] += 1
         self._unsaved[1] += seconds
@@ -89,6 +89,7 @@ class AdaptiveCheckpointController:
             save_seconds=self._save_seconds,
             task=task_name,
             runtime=cost,
+            longest=self._longest,
             budget_left=self.budget - self.used,
         )
         decision = self._policy.decide(seen)

@@ -91,10 +91,6 @@ class Loops:
             frame.children, frame.ended = 0, []
 
     @property
-    def depth(self) -> int:
-        return len(self._frames) - 1
-
-    @property
     def places(self) -> list[tuple[int, int | None]]:
         """Items done and items in all, None where nobody can tell, of each active loop, outermost first."""
         return [(frame.position, frame.total) for frame in self._frames[1:]]

@@ -24,6 +24,7 @@ from perdure.state import Plan
 from perdure.state.contract import adapter_named
 
 _TRIES = 5
+_ELSEWHERE = "nothing is damaged, but this process cannot rebuild it: its classes or libraries may be others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,11 @@ def _read(
     try:
         plan = Plan(manifest.tree, specs, request.into, trusted=trusted, allow=request.allow, only=request.only)
         own = Plan(manifest.context, specs, trusted=trusted) if context else None
-    except (DamagedError, UntrustedError) as error:
-        raise type(error)(f"{source.file}: {error.message}", hint=error.hint) from error
+    except UntrustedError as error:
+        raise UntrustedError(f"{source.file}: {error.message}", hint=error.hint) from error
+    except DamagedError as error:
+        # The bytes are as they were written; that this process cannot rebuild them is no damage.
+        raise MismatchError(f"{source.file}: {error.message}", hint=_ELSEWHERE) from error
     plan.check()
     values = source.read(plan.needed.keys() | (own.needed.keys() if own else set()))
     plan.values.update(values)
@@ -186,10 +190,8 @@ class Source:
             adapter = adapter_named(entry.kind.partition(".")[0])
             try:
                 value, memory = adapter.empty(entry.spec)
-            except (LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-                raise DamagedError(
-                    f"{path} in {self._file(entry)}: its description makes no sense: {error}"
-                ) from error
+            except (LookupError, ValueError, TypeError, RuntimeError) as error:
+                raise MismatchError(f"{path} in {self._file(entry)}: {error}", hint=_ELSEWHERE) from error
             self._fill(path, entry, memory)
             values[path] = adapter.finish(value, entry.spec)
         return values

@@ -18,17 +18,28 @@ import msgspec
 from perdure import restore as restoring
 from perdure.background import Background, Promise
 from perdure.capture import Arena, capture
-from perdure.catalog import Catalog, Checkpoint, Options, Writer, transfer
-from perdure.catalog.lease import refuse_if_held
+from perdure.catalog import Catalog, Checkpoint, Lease, Options, Writer, transfer
 from perdure.catalog.sweep import sweep
 from perdure.catalog.writer import CONTEXT
 from perdure.config import Settings
-from perdure.errors import CheckpointNotFound, DamagedError, KeyMissing, UsageError
+from perdure.errors import BusyError, CheckpointNotFound, DamagedError, FencedError, KeyMissing, UsageError
 from perdure.events import tell
 from perdure.restore import Request, Restored, Select
 from perdure.state import Plan, flatten
 from perdure.state.rebuild import ALLOWANCES
 from perdure.storage import Storage, open_storage
+
+
+class _Desk:
+    """What the saves of one store share in one process: their turn, the memory of snapshots, the thread behind."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.depth = 0
+        self.writers: set[Writer] = set()
+        self.arena = Arena()
+        self.background = Background()
 
 
 class CheckpointStore:
@@ -38,7 +49,8 @@ class CheckpointStore:
     `objects="refuse"` rejects what only pickle could carry, which otherwise is signed with this user's key and
     rebuilt only where that key is known.
 
-    Safe to use from several threads; each save of one name waits for the one before it.
+    Safe to use from several threads; each save waits for the one before it. A save may be called inside another
+    one of the same thread, by a signal handler or a listener; of one name the inner wins, the outer is fenced.
     """
 
     def __init__(
@@ -57,15 +69,18 @@ class CheckpointStore:
         self.settings = settings or Settings.read()
         self.options = Options(keep, compression)
         self._objects = objects
-        self._arena = Arena()
-        self._background = Background()
-        self._lock = threading.RLock()
+        self._desk = _Desk()
 
     def __repr__(self) -> str:
         return f"CheckpointStore({self.storage.where!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Stores travel to workers (Ray, pools) as their address; locks and buffers stay behind.
+        if not self.storage.traits.durable:
+            raise UsageError(
+                f"{self.storage.where} is in the memory of this process and cannot travel to another one",
+                hint="use a directory",
+            )
         return _reopen, (self.storage.where, self.options.keep, self.options.compression, self._objects)
 
     def save(
@@ -76,9 +91,8 @@ class CheckpointStore:
         Raises StateError for what cannot be saved, BusyError (FencedError when it lost the race) for a second
         writer, and StorageError when it could not be written: older checkpoints are untouched by any of them.
         """
-        with self._lock, _reported(self._facts(key, step)):
-            self._background.drain()
-            return self._stage(self.writer(key), data, None, step, metadata or {}, {})()
+        with _reported(self._facts(key, step)), self._turn() as arena:
+            return self._stage(self.writer(key), data, None, step, metadata or {}, {}, arena)()
 
     def load(
         self,
@@ -103,12 +117,31 @@ class CheckpointStore:
         CheckpointNotFound (a FileNotFoundError) when there is none, DamagedError when none is whole,
         UntrustedError for objects without a known signature.
         """
-        request = _request(Plan.MISSING if into is None else into, only, allow, trust)
-        return self.restore(key, request, Select(version, step)).state
+        wanted = request(Plan.MISSING if into is None else into, only, allow, trust)
+        return self.restore(key, wanted, Select(version, step)).state
 
     def exists(self, key: str) -> bool:
-        """Whether a good checkpoint of `key` is there; StorageError when that cannot be found out."""
-        return any(True for _ in self._good(key))
+        """Whether a good checkpoint of `key` is there; StorageError when that cannot be found out.
+
+        DamagedError when there are only damaged ones: whoever then began anew would lose what `verify` may save.
+        """
+        while True:
+            damaged, seen = [], 0
+            for found in self.catalog.survey(key):
+                seen = max(seen, found.version)
+                if found.is_fence:
+                    continue
+                if not found.damage:
+                    return True
+                damaged.append(f"version {found.version}: {found.damage}")
+            if damaged:
+                raise DamagedError(
+                    f"no checkpoint of {key!r} is whole: {'; '.join(damaged)}",
+                    hint="`verify` takes back what proves whole; `delete` lets go of them all",
+                )
+            if self.catalog.versions(key).newest <= seen:
+                return False
+            # Retention removed what was listed, because there are newer ones.
 
     def list(self, key: str | None = None) -> list[Checkpoint]:
         """The good checkpoints of `key`, or of all names, newest first within a name. Nothing is unpickled."""
@@ -133,15 +166,28 @@ class CheckpointStore:
         return restoring.verify(self.catalog, key, version, self.settings)
 
     def delete(self, key: str) -> None:
-        """Remove every checkpoint of `key`, oldest first; absent is fine. BusyError while somebody writes it."""
-        with self._lock:
-            self._background.drain()
+        """Remove every checkpoint of `key`, oldest first; absent is fine. BusyError while somebody writes it.
+
+        A fence stays, a small file: versions go on counting, so that nobody who looked before can save after it.
+        """
+        with self._turn():
             folder = self.catalog.folder(key)
-            refuse_if_held(self.catalog, key)
-            for entry in self.storage.entries(folder):
-                self.storage.delete(entry.key)
-            for entry in self.storage.entries(f"{folder}/packs"):
-                self.storage.delete(entry.key)
+            packs = f"{folder}/packs"
+            if not self.storage.entries(folder) and not self.storage.entries(packs):
+                return
+            with self._holding(key) as (writer, lease):
+                # Two fences: the first stops those who looked before, the second those who looked while packs went.
+                first = writer.fence()
+                versions = self.catalog.versions(key)
+                for version in sorted((versions.manifests.keys() | versions.bad) - {first}):
+                    self._remove(lease, key, self.catalog.manifest_key(key, version))
+                    self.catalog.take_back(key, version)
+                for entry in self.storage.entries(packs):
+                    self._remove(lease, key, entry.key)
+                writer.fence()
+                self._remove(lease, key, self.catalog.manifest_key(key, first))
+                self.storage.tidy(folder)
+                self.storage.tidy(packs)
         tell("store.deleted", name=key)
 
     def clear_all(self) -> None:
@@ -164,9 +210,16 @@ class CheckpointStore:
         info: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
         """Save through a writer that one holds; `context` is what a run needs beside the state."""
-        with self._lock, _reported(self._facts(writer.name, step)):
-            finish = self._stage(writer, data, context, step, metadata or {}, info or {})
-            return finish()
+        with _reported(self._facts(writer.name, step)), self._turn() as arena:
+            writers = self._here().writers
+            if writer in writers:
+                # Its memory of its last version is one; unlike `save`, which begins with a new one each time.
+                raise BusyError(f"a save of {writer.name!r} is under way in this thread", hint="save later")
+            writers.add(writer)
+            try:
+                return self._stage(writer, data, context, step, metadata or {}, info or {}, arena)()
+            finally:
+                writers.discard(writer)
 
     def save_async(
         self, key: str, data: Any, *, step: int | None = None, metadata: Mapping[str, Any] | None = None
@@ -174,37 +227,45 @@ class CheckpointStore:
         """Copy a state now and write it behind the job's back; `wait()` of the promise gives the checkpoint.
 
         One save is under way at a time: the next one waits for it, and raises its error unless `wait` has.
-        Until `wait` has returned, nothing is promised.
+        Until `wait` has returned, nothing is promised; an error of which nobody was told is written to standard
+        error when the interpreter ends. Inside another save of the same thread it is done at once.
         """
         facts = self._facts(key, step)
-        with self._lock, _reported(facts):
-            self._background.drain()
-            finish = self._stage(self.writer(key), data, None, step, metadata or {}, {})
+        with _reported(facts), self._turn() as arena:
+            finish = self._stage(self.writer(key), data, None, step, metadata or {}, {}, arena)
 
             def work() -> Checkpoint:
                 with _reported(facts):
                     return finish()
 
-            return self._background.start(work)
+            desk = self._here()
+            if desk.background.is_here or desk.depth > 1:
+                promise: Promise[Checkpoint] = Promise()
+                promise.keep(work)
+                return promise
+            return desk.background.start(work)
 
     def prune(self, key: str, keep: int) -> Sequence[Checkpoint]:
         """Let go all but the `keep` newest good checkpoints of `key`; returns those that are left."""
-        with self._lock:
-            self._background.drain()
-            refuse_if_held(self.catalog, key)
-            sweep(self.catalog, key, Options(keep).keep)
+        options = Options(keep)
+        with self._turn():
+            if self.catalog.versions(key).manifests:
+                with self._holding(key):
+                    sweep(self.catalog, key, options.keep)
         return self.list(key)
 
     def copy(self, key: str, to: CheckpointStore, *, version: int | None = None) -> Sequence[Checkpoint]:
         """Copy the good checkpoints of `key`, or one version, to another store, as they are; goes on if interrupted.
 
-        Returns those that were not there yet. BusyError when the other store has something else under a version.
+        Returns those that were not there yet. BusyError when somebody writes `key` in the other store, or when
+        what it has of `key` does not come from here.
         """
         found = {checkpoint.version: checkpoint for checkpoint in self.list(key)}
         wanted = list(found) if version is None else [version]
         if not wanted or not set(wanted) <= set(found):
             raise CheckpointNotFound(f"there is no checkpoint {key!r} to copy in {self.storage.where}")
-        return [found[one] for one in transfer.copy(self.catalog, to.catalog, key, wanted)]
+        with to._turn():
+            return [found[one] for one in transfer.copy(self.catalog, to.catalog, key, wanted)]
 
     def _stage(
         self,
@@ -214,14 +275,14 @@ class CheckpointStore:
         step: int | None,
         metadata: Mapping[str, Any],
         info: Mapping[str, Any],
+        arena: Arena,
     ) -> Callable[[], Checkpoint]:
         """Freeze a state, and say how to finish the save; nothing else may use the arena until that is done."""
         facts = self._facts(writer.name, step)
-        self._background.drain()
         started = time.perf_counter()
         plain = _json(metadata)
         state = flatten(data, objects=self._objects)
-        snapshot = capture(state, flatten(context, prefix=CONTEXT), self._arena)
+        snapshot = capture(state, flatten(context, prefix=CONTEXT), arena)
         stall = time.perf_counter() - started
         tell("save.staged", **facts, nbytes=snapshot.nbytes, seconds=stall)
 
@@ -233,6 +294,51 @@ class CheckpointStore:
             return checkpoint
 
         return finish
+
+    def _here(self) -> _Desk:
+        """The desk of this process: a forked child cannot wait for its parent's threads."""
+        if self._desk.pid != os.getpid():
+            self._desk = _Desk()
+        return self._desk
+
+    @contextmanager
+    def _turn(self) -> Iterator[Arena]:
+        """Wait for the other saves of this store; gives the memory for a snapshot.
+
+        Inside another save (a signal handler, a listener, a finalizer) there is nobody to wait for in this thread,
+        and the memory is in use: such a save gets its own. The thread behind never waits for a turn, since those
+        who have it wait for the thread.
+        """
+        desk = self._here()
+        if desk.background.is_here:
+            yield Arena()
+            return
+        with desk.lock:
+            desk.depth += 1
+            try:
+                if desk.depth > 1:
+                    desk.background.settle()
+                    yield Arena()
+                else:
+                    desk.background.drain()
+                    yield desk.arena
+            finally:
+                desk.depth -= 1
+
+    @contextmanager
+    def _holding(self, name: str) -> Iterator[tuple[Writer, Lease]]:
+        """Hold the lease of a name for a moment; BusyError when another one does."""
+        writer, lease = self.writer(name), Lease(self.catalog, name)
+        try:
+            writer.hold(lease)
+            yield writer, lease
+        finally:
+            lease.release()  # also when `hold` has failed: the file may be there nevertheless
+
+    def _remove(self, lease: Lease, name: str, key: str) -> None:
+        if not lease.is_held():
+            raise FencedError(f"another writer took {name!r} over meanwhile", hint="try again")
+        self.storage.delete(key)
 
     def _facts(self, name: str, step: int | None) -> dict[str, Any]:
         return {"store": self.storage.where, "name": name, "step": step}
@@ -257,7 +363,7 @@ def _reopen(where: str, keep: int | None, compression: str | None, objects: Any)
     return CheckpointStore(where, keep=keep, compression=compression, objects=objects)
 
 
-def _request(into: Any, only: str | Sequence[str], allow: str | Collection[str], trust: bool) -> Request:
+def request(into: Any, only: str | Sequence[str], allow: str | Collection[str], trust: bool) -> Request:
     allowed = frozenset([allow] if isinstance(allow, str) else allow)
     if not allowed <= set(ALLOWANCES):
         raise UsageError(f"allow={allow!r} is not known", hint=f"choose from {', '.join(ALLOWANCES)}")

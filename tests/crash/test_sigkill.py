@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,13 @@ KEEP = 2
 # A warm process that forks one worker a line, says its PID, and says `gone` when it has ended. The workers
 # write `ack STEP` once a save has returned.
 SERVER = """
-import os, random, sys
+import os, random, sys, types
 import numpy as np
 import perdure
 
 {extra}
 
 KEEP = {keep}
-
-class Custom:
-    def __init__(self, value): self.value = value
 
 def state(step):
     rng = np.random.default_rng(step)
@@ -43,7 +41,7 @@ def state(step):
     if step % 3 == 2:
         made["fixed"] = np.arange(150_000.0)
     if step % 5 == 0:
-        made["object"] = Custom(step)
+        made["object"] = types.SimpleNamespace(value=step)  # only pickle can carry it
     return more(made, step)
 
 def saves(root, step):
@@ -210,7 +208,7 @@ def clean(store: CheckpointStore, root: Path, step: int) -> None:
     if (step + 3) % 3 == 2:
         made["fixed"] = np.arange(150_000.0)
     if (step + 3) % 5 == 0:
-        made["object"] = type("Custom", (), {"value": step + 3})()
+        made["object"] = SimpleNamespace(value=step + 3)
     store.save("x", made, step=step + 3)
     versions = store.catalog.versions("x")
     needed = {entry.key for entry in versions.manifests.values()}

@@ -26,9 +26,9 @@ TABLE = [
     (OverheadCap(0.02), seen(seconds=50.0, cost=1.0), True),
     (OverheadCap(1.0), seen(seconds=1.0, cost=1.0), True),
     (Threshold(), seen(seconds=1.0), True),
-    (Threshold(longest=10.0), seen(runtime=3.4), False),
-    (Threshold(longest=10.0), seen(runtime=3.5), True),
-    (Threshold(longest=10.0), seen(runtime=9.0, budget_left=0), False),
+    (Threshold(), seen(runtime=3.4, longest=10.0), False),
+    (Threshold(), seen(runtime=3.5, longest=10.0), True),
+    (Threshold(), seen(runtime=9.0, longest=10.0, budget_left=0), False),
 ]
 
 

@@ -38,7 +38,7 @@ def end(child: subprocess.Popen[bytes], *, reap: bool = True) -> None:
 def test_the_calling_process_lives() -> None:
     me = process.current()
     assert me.pid == os.getpid()
-    assert not me.is_dead()
+    assert not process.tag_is_dead(me.tag)
     assert not process.tag_is_dead(me.tag)
     assert check_key(f"x{me.tag}") == [f"x{me.tag}"], "a tag fits into a key"
     assert str(me) == f"process {me.pid} on {me.host}"
@@ -46,9 +46,9 @@ def test_the_calling_process_lives() -> None:
 
 def test_a_child_lives_and_dies(child: subprocess.Popen[bytes]) -> None:
     other = named(child.pid)
-    assert not other.is_dead()
+    assert not process.tag_is_dead(other.tag)
     end(child)
-    assert other.is_dead()
+    assert process.tag_is_dead(other.tag)
 
 
 @linux
@@ -56,20 +56,20 @@ def test_a_zombie_is_dead(child: subprocess.Popen[bytes]) -> None:
     other = named(child.pid)
     end(child, reap=False)
     assert Path(f"/proc/{child.pid}/stat").exists()
-    assert other.is_dead()
+    assert process.tag_is_dead(other.tag)
 
 
 @linux
 def test_another_process_with_the_same_pid_is_not_the_same() -> None:
     me = process.current()
-    assert replace(me, start=me.start - 1).is_dead()
-    assert replace(me, start=me.start + 1).is_dead()
+    assert process.tag_is_dead(replace(me, start=me.start - 1).tag)
+    assert process.tag_is_dead(replace(me, start=me.start + 1).tag)
 
 
 def test_nobody_knows_about_other_scopes(child: subprocess.Popen[bytes]) -> None:
     elsewhere = replace(named(child.pid), scope="0123456789")
     end(child)
-    assert not elsewhere.is_dead()
+    assert not process.tag_is_dead(elsewhere.tag)
 
 
 @pytest.mark.parametrize("rest", ["", "-", "-1", "-x-1", "-1-x", "-1--1", "-²-1", "-1-²", "-1-1-1"])
@@ -89,9 +89,9 @@ def test_a_process_that_proc_hides_is_not_dead(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", hidden)
-        assert not other.is_dead()
+        assert not process.tag_is_dead(other.tag)
         end(child)
-        assert other.is_dead()
+        assert process.tag_is_dead(other.tag)
 
 
 @pytest.mark.parametrize("pid", [2**22 + 1, 2**40])
@@ -108,7 +108,7 @@ parent = process.current()
 out, into = os.pipe()
 if not os.fork():
     child = process.current()
-    os.write(into, json.dumps([child.pid == os.getpid(), child.tag, parent.is_dead()]).encode())
+    os.write(into, json.dumps([child.pid == os.getpid(), child.tag, process.tag_is_dead(parent.tag)]).encode())
     os._exit(0)
 os.wait()
 own, tag, parent_dead = json.loads(os.read(out, 1000))

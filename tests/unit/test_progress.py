@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
     newest = max((tmp_path / "checkpoints" / "job").glob("*.manifest"))
     newest.write_bytes(newest.read_bytes()[:-5])
     out = io.StringIO()
-    with listening(Progress(out, clock=Clock())):
+    with listening(Progress(out, clock=Clock())), pytest.warns(RuntimeWarning, match="it goes on after step"):
         loop(tmp_path, items=5)
     assert "is damaged and was set aside: " in out.getvalue().splitlines()[0]
 

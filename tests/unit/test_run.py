@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import perdure.catalog.lease as leases
-from perdure import CheckpointStore, EverySteps, Run
+from perdure import CheckpointStore, EverySteps, Run, Threshold
 from perdure.catalog.lease import Clock, Holder, Lease
 from perdure.errors import BusyError, CheckpointNotFound, FencedError, MismatchError, StorageError, UsageError
 from perdure.events import Event, listening
@@ -139,6 +139,7 @@ def test_a_finished_run_yields_nothing_and_a_longer_range_goes_on(store: Checkpo
     assert count(store, 5) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*no step")
 def test_ranges_have_all_the_arguments_of_the_built_in_one(store: CheckpointStore) -> None:
     with pytest.raises(Die), opened(store) as run:
         for index in run.range(10, 0, -3):
@@ -271,6 +272,7 @@ def test_a_source_with_state_is_set_to_it(store: CheckpointStore, stop_at: int) 
     assert work(-1) == [(epoch, item * 10) for epoch in range(2) for item in range(1, 7)]
 
 
+@pytest.mark.filterwarnings("ignore:.*no step")
 @pytest.mark.filterwarnings("ignore:run 'r'. no array:RuntimeWarning")
 @pytest.mark.parametrize("own", [False, True], ids=["global generator", "own generator"])
 def test_a_shuffling_data_loader_goes_on_with_the_same_batches(own: bool) -> None:
@@ -336,7 +338,7 @@ def test_a_state_that_does_not_fit_is_named_and_nothing_is_touched(store: Checkp
 
 def test_usage(store: CheckpointStore) -> None:
     run = opened(store)
-    with pytest.raises(UsageError, match="outside"):
+    with pytest.raises(UsageError, match="not open"):
         run.step()
     with run, pytest.raises(UsageError, match="open already"), run:
         pass
@@ -378,7 +380,8 @@ print(data["n"], run.steps)
 @pytest.mark.parametrize("number", ["signal.SIGTERM", "signal.SIGINT"])
 def test_a_signal_leaves_with_85_and_a_checkpoint(tmp_path: Path, number: str) -> None:
     first = run_script(tmp_path, LOOP.replace("SIGNAL", number))
-    assert (first.returncode, first.stdout, first.stderr) == (85, "", "")
+    assert (first.returncode, first.stdout) == (85, "")
+    assert "run 'r' is saved after step 4" in first.stderr
     assert CheckpointStore(tmp_path / "store").load("r") == {"n": 4}
     second = run_script(tmp_path, LOOP.replace("SIGNAL", number))
     assert (second.returncode, second.stdout) == (0, "6 6\n")
@@ -724,3 +727,54 @@ def test_the_lease_is_renewed_while_it_is_held(store: CheckpointStore) -> None:
     assert holder.beat >= 3
     lease.release()
     assert leases.read_holder(store.storage, "checkpoints/r/lease") is None
+
+
+def test_a_policy_must_decide(store: CheckpointStore) -> None:
+    with pytest.raises(UsageError, match="100 is no policy"):
+        Run("r", store=store, policy=100)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="mising"):
+        Run("r", store=store, allow="mising")
+
+
+def test_metrics_that_are_no_numbers_are_named_and_nan_is_seen(store: CheckpointStore) -> None:
+    with pytest.raises(UsageError, match="metric 'grad'"), Run("r", {"n": 0}, store=store) as run:
+        for _ in run.range(1):
+            run.step(grad=np.zeros(3))
+    with Run("s", {"n": 0}, store=store) as run:
+        for _ in run.range(1):
+            run.step(loss=float("nan"))
+    assert store.list("s")[0].metadata == {"metrics": {"loss": "nan"}}
+
+
+def test_the_rule_of_the_controller_in_a_run(store: CheckpointStore) -> None:
+    now = 0.0
+    policy = Threshold(0.5)
+    with Run("r", {"n": 0}, store=store, policy=policy, clock=lambda: now) as run:
+        for index in run.range(3):
+            now += (10.0, 1.0, 9.0)[index]
+            run.step()
+    assert [one.decision.save for one in run.decisions] == [True, False, True]
+
+
+SCRIPT_CLASS = """
+import sys, perdure
+class Population:
+    def __init__(self): self.n = 0
+    def evolve(self): self.n += STEP
+population = Population()
+with perdure.Run("r", {"p": population}, store="store", policy=perdure.EverySteps(1)) as run:
+    for _ in run.range(int(sys.argv[1])):
+        population.evolve()
+        run.step()
+print(population.n, type(population) is Population)
+"""
+
+
+def test_a_class_of_the_script_itself_is_restored_in_place_with_its_new_code(tmp_path: Path) -> None:
+    for step, items, expected in (("1", "3", "3 True\n"), ("1000", "5", "2003 True\n")):
+        code = SCRIPT_CLASS.replace("STEP", step)
+        (tmp_path / "job.py").write_text(code)
+        done = subprocess.run(
+            [sys.executable, "job.py", items], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == expected

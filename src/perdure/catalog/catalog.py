@@ -19,6 +19,7 @@ from perdure.storage.keys import decode_name, encode_name
 
 _TOP = "checkpoints"
 _FIRST_READ = 64 * 1024
+_LARGEST_FENCE = 4096
 _FILE = re.compile(r"(\d{10,})\.(manifest|bad)")
 
 
@@ -72,7 +73,7 @@ class Catalog:
         for segment in self.storage.folders(_TOP):
             folder = f"{_TOP}/{segment}"
             versions = self._versions(folder)
-            if versions.manifests:
+            if self._has_checkpoint(versions):
                 name = decode_name(segment)
                 if name is None:
                     name = self._whole_name(segment, versions)
@@ -187,6 +188,20 @@ class Catalog:
 
     def _file(self, key: str) -> str:
         return f"{self.storage.where}/{key}"
+
+    def _has_checkpoint(self, versions: Versions) -> bool:
+        """Whether there is more than fences, damaged or not; reads only what is small enough to be a fence."""
+        if any(entry.size > _LARGEST_FENCE for entry in versions.manifests.values()):
+            return True
+        for _, entry in sorted(versions.manifests.items(), reverse=True):
+            try:
+                if self._read(entry).manifest.kind != "fence":
+                    return True
+            except KeyMissing:
+                continue
+            except (DamagedError, FormatError):
+                return True
+        return False
 
 
 _MOVED = "a file was moved or copied here by hand; copy whole checkpoints with perdure instead"

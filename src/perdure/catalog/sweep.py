@@ -15,22 +15,27 @@ _FOREIGN_LITTER_SECONDS = 7 * 86400.0
 
 
 def sweep(catalog: Catalog, name: str, keep: int | None) -> None:
-    """Keep the `keep` newest good checkpoints of a name; remove older manifests, then packs that none needs.
+    """Keep the `keep` newest whole checkpoints of a name; remove older manifests, then packs that none needs.
 
-    Runs right after a commit of the name's one writer. Damaged versions newer than the oldest one kept stay,
-    for whoever wants to look at them.
+    Runs right after a commit of the name's one writer. Damaged versions stay, for whoever wants to look at them,
+    until `keep` whole ones are newer.
     """
     versions = catalog.versions(name)
-    good = versions.good()
-    remaining: dict[int, Manifest | None] = {}
-    kept = 0
-    for version in good:
-        if keep is not None and kept >= keep:
-            break
-        remaining[version] = manifest = _read(catalog, name, versions.manifests[version])
-        kept += manifest is not None and manifest.kind == "checkpoint"
-    oldest = min(remaining, default=0)
     storage = catalog.storage
+    storage.tidy(catalog.folder(name))
+    if keep is None:
+        # Every pack may be needed but those of saves that lost their version to this one.
+        remaining = {versions.newest: _read(catalog, name, versions.manifests[versions.newest])}
+        _sweep_packs(catalog, name, versions.newest, remaining, since=versions.newest)
+        return
+    remaining = {}
+    kept = 0
+    for version in versions.good():
+        remaining[version] = manifest = _read(catalog, name, versions.manifests[version])
+        kept += manifest is not None and manifest.kind == "checkpoint" and catalog.has_packs(manifest)
+        if kept == keep:
+            break
+    oldest = min(remaining) if kept == keep else 0
     for version, entry in sorted(versions.manifests.items()):
         if version < oldest:
             storage.delete(entry.key)
@@ -38,11 +43,12 @@ def sweep(catalog: Catalog, name: str, keep: int | None) -> None:
                 catalog.take_back(name, version)
         elif version not in remaining:
             remaining[version] = _read(catalog, name, entry)
-    storage.tidy(catalog.folder(name))
     _sweep_packs(catalog, name, versions.newest, remaining)
 
 
-def _sweep_packs(catalog: Catalog, name: str, newest: int, remaining: dict[int, Manifest | None]) -> None:
+def _sweep_packs(
+    catalog: Catalog, name: str, newest: int, remaining: dict[int, Manifest | None], *, since: int = 0
+) -> None:
     folder = f"{catalog.folder(name)}/packs"
     catalog.storage.tidy(folder)
     packs = catalog.storage.entries(folder)
@@ -53,14 +59,14 @@ def _sweep_packs(catalog: Catalog, name: str, newest: int, remaining: dict[int, 
     }
     latest = max(entry.modified for entry in packs)
     for entry in packs:
-        if entry.key not in needed and _is_garbage(entry, newest, latest):
+        if entry.key not in needed and _is_garbage(entry, since, newest, latest):
             catalog.storage.delete(entry.key)
 
 
-def _is_garbage(entry: Entry, newest: int, latest: float) -> bool:
+def _is_garbage(entry: Entry, since: int, newest: int, latest: float) -> bool:
     match = _PACK.fullmatch(entry.key.rpartition("/")[2])
-    if match is None:
-        return False  # not ours
+    if match is None or int(match[1]) < since:
+        return False  # not ours, or not looked at
     version, tag = int(match[1]), match[2]
     if version <= newest:
         return True

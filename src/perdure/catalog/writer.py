@@ -132,6 +132,7 @@ class Writer:
             raise BusyError(f"{self.name!r} belongs to the parent process", hint="save where it was opened")
         if self._lease is None:
             refuse_if_held(self.catalog, self.name)
+        self._drop_bad_base()
         sign = signer(self._settings, create=True) if snapshot.trust else None
         shared, pieces, sums = self._split(snapshot)
         packs = {entry.pack: self._base.packs[entry.pack] for entry in shared.values()} if self._base else {}
@@ -165,12 +166,29 @@ class Writer:
         )
         manifest = self._publish(manifest, payload, sign)
         self._version, self._base = manifest.version, manifest
+        self._unsure.clear()
         try:
             sweep(self.catalog, self.name, self._options.keep)
         except StorageError as error:
             # The checkpoint stands; what should have gone will be found by the next save.
             tell("sweep.failed", name=self.name, why=str(error))
         return Checkpoint.of(manifest)
+
+    def _drop_bad_base(self) -> None:
+        """Share no pack that has gone, or that a version set aside since has too: it may be what is damaged."""
+        if self._base is None or not self._base.packs:
+            return
+        versions = self.catalog.versions(self.name)
+        for version in versions.bad & versions.manifests.keys():
+            try:
+                manifest = self.catalog.manifest(self.name, versions.manifests[version])
+            except (DamagedError, KeyMissing):
+                continue
+            if manifest.packs.keys() & self._base.packs.keys():
+                self._base = None
+                return
+        if not self.catalog.has_packs(self._base):
+            self._base = None
 
     def _split(self, snapshot: Snapshot) -> tuple[dict[str, LeafEntry], list[Piece], dict[str, str]]:
         """Leaves that the base has in its packs, leaves to be written, and the digests of all."""
@@ -218,7 +236,6 @@ class Writer:
                 # An earlier save of ours that reported an error had reached the storage after all.
                 manifest = msgspec.structs.replace(manifest, version=manifest.version + 1)
             else:
-                self._unsure.discard(manifest.stamp)
                 self._refuse_if_late(manifest)
                 return manifest
 
@@ -241,6 +258,11 @@ class Writer:
         fence = Manifest(self.name, version, "fence", secrets.token_hex(8), time.time(), info=_facts())
         self._publish(fence, [], None)
         self._version = version
+
+    def fence(self) -> int:
+        """Commit a fence as the next version, and return that: no other writer can use it, nor one before it."""
+        self._fence()
+        return self._version
 
 
 def _entry(piece: Piece, sum_: str, pack: str, offset: int, sign: Signer | None, snapshot: Snapshot) -> LeafEntry:

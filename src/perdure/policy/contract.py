@@ -13,7 +13,8 @@ class Observation:
 
     step: safe points passed, this one included. unsaved_steps, unsaved_seconds: work since the last
     checkpoint, or since the start. save_seconds: how long the job stood still for the last save.
-    task, runtime: the task that just ended and how long it took. budget_left: saves still allowed.
+    task, runtime: the task (or step) that just ended and how long it took; longest: the longest so far.
+    budget_left: saves still allowed.
     """
 
     step: int
@@ -22,6 +23,7 @@ class Observation:
     save_seconds: float | None = None
     task: str | None = None
     runtime: float | None = None
+    longest: float = 0.0
     budget_left: int | None = None
 
 

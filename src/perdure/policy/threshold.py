@@ -21,7 +21,6 @@ class Threshold:
 
     threshold: float = 0.35
     learning_rate: float = 0.1
-    longest: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and math.isfinite(self.learning_rate) and self.learning_rate >= 0):
@@ -30,16 +29,11 @@ class Threshold:
                 hint="give finite numbers, the rate >= 0",
             )
 
-    def observe(self, runtime: float) -> None:
-        """Take in the runtime of a task that ended, in seconds."""
-        if math.isfinite(runtime):
-            self.longest = max(self.longest, runtime)
-
     def decide(self, seen: Observation) -> Decision:
         runtime = seen.unsaved_seconds if seen.runtime is None else seen.runtime
         # Nothing seen yet, or nothing that took time: the task is the longest one there is.
-        ratio = runtime / self.longest if self.longest > 0 else 1.0
-        numbers = {"ratio": ratio, "threshold": self.threshold, "longest": self.longest}
+        ratio = runtime / seen.longest if seen.longest > 0 else 1.0
+        numbers = {"ratio": ratio, "threshold": self.threshold, "longest": seen.longest}
         if seen.budget_left is not None and seen.budget_left <= 0:
             return Decision(False, "the budget is used up", numbers)
         save = ratio >= self.threshold

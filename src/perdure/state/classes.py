@@ -27,14 +27,14 @@ def register(cls: C) -> C:
             f"{cls.__qualname__} is not a named tuple, dataclass or enum",
             hint="give it state_dict and load_state_dict instead",
         )
-    _registered[_name(cls)] = cls
+    _registered[name_of(cls)] = cls
     return cls
 
 
 def flatten(value: Any, path: str, tree: Any) -> Node | None:
     """The node `["class", name, form, content]`, or None when the class is none of the three or has no name."""
     cls = type(value)
-    name = _name(cls)
+    name = name_of(cls)
     if _registered.get(name) is not cls and _find(name) is not cls:
         return None
     node = _content(value, cls, path, tree)
@@ -72,17 +72,30 @@ def plan(arguments: list[Any], live: Any, path: str, plan: Any) -> Thunk:
         return lambda: member
     if form == "namedtuple":
         keys: Any = cls._fields  # type: ignore[attr-defined]
+        if len(keys) != len(content):
+            plan.reshaped(path, f"{name} with {len(content)} fields", live if type(live) is cls else cls)
+            return lambda: live
         lives: Any = live if type(live) is cls else [plan.MISSING] * len(keys)
         parts = [plan.node(node, part, f"{path}/{key}") for node, part, key in zip(content, lives, keys, strict=True)]
         return lambda: cls(*(part() for part in parts))
     same = live if type(live) is cls else None
-    fields = {
-        key: plan.node(node, getattr(same, key, plan.MISSING), f"{path}/{key}") for key, node in content[0].items()
-    }
+    saved = dict(content[0])
+    kept = {}
+    if same is not None:
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in [key for key in saved if key not in known]:
+            plan.problem("extra", f"{path}/{key} has no place in the live {cls.__qualname__}")
+            del saved[key]
+        kept = {key: getattr(same, key) for key in known - saved.keys() if hasattr(same, key)}
+        for key in sorted(kept):
+            plan.problem("missing", f"{path}/{key} is not in the checkpoint")
+    fields = {key: plan.node(node, getattr(same, key, plan.MISSING), f"{path}/{key}") for key, node in saved.items()}
     frozen = cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
     def build() -> Any:
         target = object.__new__(cls) if same is None or frozen else same
+        for key, value in kept.items():
+            object.__setattr__(target, key, value)
         for key, thunk in fields.items():
             object.__setattr__(target, key, thunk())
         return target
@@ -90,7 +103,8 @@ def plan(arguments: list[Any], live: Any, path: str, plan: Any) -> Thunk:
     return build
 
 
-def _name(cls: type) -> str:
+def name_of(cls: type) -> str:
+    """The name under which instances of a class are saved."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import pickle
+from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
-from perdure.errors import DamagedError, StateError
+from perdure.errors import MismatchError, StateError
 from perdure.state.contract import Leaf, Node, Spec, Thunk
 
 
 def leaf(value: Any, where: str) -> Leaf:
     """Pickle a value now, so that nothing can change it any more; StateError names `where` it was and why."""
-    import cloudpickle  # a third of the time of `import perdure`, and most states need none
-
     try:
-        data = cloudpickle.dumps(value)
+        data = _pickled(value)
     except Exception as error:  # pickling runs code of the user's classes
         raise StateError(
             f"{where} is a {type(value).__qualname__} and cannot be saved: {error}",
             hint="leave it out of the state, or give its class state_dict/load_state_dict",
         ) from error
     return _leaf("object", data)
+
+
+def _pickled(value: Any) -> bytes:
+    """By reference where that can be: a class of the script comes back as the script has it by then."""
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - lambdas, local classes: what pickle refuses, in many ways
+        import cloudpickle  # a third of the time of `import perdure`, and most states need none
+
+        return bytes(cloudpickle.dumps(value))
 
 
 def raw_leaf(value: bytes | bytearray) -> Leaf:
@@ -64,9 +74,9 @@ class Blobs:
         try:
             return pickle.loads(value)
         except Exception as error:
-            raise DamagedError(
+            raise MismatchError(
                 f"a pickled object cannot be rebuilt: {type(error).__name__}: {error}",
-                hint="its class may have moved or changed since it was saved",
+                hint="nothing is damaged; its class may have moved or changed since it was saved",
             ) from error
 
     def assign(self, live: Any, value: Any) -> None:
@@ -87,7 +97,17 @@ def adopt(live: Any, value: Any) -> Any:
 
     The two exchange their dictionaries, so that a destructor of the discarded one frees the old content.
     """
-    if type(live) is not type(value) or not _is_all_in_dict(type(live)):
+    if type(live) is not type(value):
+        return value
+    if isinstance(live, (dict, set, deque)) and not getattr(live, "__dict__", None):
+        live.clear()
+        live.extend(value) if isinstance(live, deque) else live.update(value)
+        return live
+    if isinstance(live, SimpleNamespace):
+        vars(live).clear()
+        vars(live).update(vars(value))
+        return live
+    if not _is_all_in_dict(type(live)):
         return value
     try:
         live.__dict__, value.__dict__ = value.__dict__, live.__dict__

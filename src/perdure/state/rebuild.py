@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from perdure.errors import DamagedError, MismatchError, PerdureError, UntrustedError
+from perdure.errors import DamagedError, MismatchError, PerdureError, UntrustedError, UsageError
 from perdure.state import classes, objects, plain
-from perdure.state.contract import Adapter, Node, Spec, Thunk, adapter_named, adapter_of
+from perdure.state.contract import Node, Spec, Thunk, adapter_named, adapter_of
+from perdure.state.fit import fits, holds, live_spec, words
+from perdure.state.outline import outline
 from perdure.state.tree import is_stateful, join
 
 ALLOWANCES = ("missing", "extra", "reshaped")
@@ -43,7 +46,6 @@ class Plan:
         trusted: bool = False,
         allow: frozenset[str] = frozenset(),
         only: tuple[str, ...] = (),
-        prefix: str = "",
     ) -> None:
         self.trusted = trusted
         self.allow = allow
@@ -53,12 +55,18 @@ class Plan:
         self.scratch: dict[Any, Any] = {}
         self._leaves = leaves
         self._only = only
+        self._unmatched = dict.fromkeys(only)
         try:
-            self._root = self.node(tree, into, prefix)
+            self._root = self.node(tree, into)
         except PerdureError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DamagedError(f"the tree of the state makes no sense: {type(error).__name__}: {error}") from error
+        if self._unmatched:
+            raise UsageError(
+                f"nothing in the checkpoint is named {', '.join(map(repr, self._unmatched))}",
+                hint="`perdure show` lists the paths; an object with a state of its own is restored whole",
+            )
 
     def check(self) -> None:
         """Raise MismatchError, naming every path that does not fit and the word that allows it."""
@@ -79,6 +87,11 @@ class Plan:
 
     def node(self, node: Node, live: Any = MISSING, path: str = "") -> Thunk:
         """How to rebuild one node at `path`, into `live` where that can be."""
+        if not fits(node, live, self._leaves):
+            if self._asked(node, path):
+                self.reshaped(path, words(node, self._leaves), live)
+            return _kept(live)
+        self.wants(path)  # asked for by name, even where nothing comes of it
         if type(node) is dict:
             return self._dict(list(node.items()), live, path, dict)
         tag = node[0] if type(node) is list else None
@@ -106,34 +119,55 @@ class Plan:
 
     def wants(self, path: str) -> bool:
         """Whether `only` selects this path: by a pattern, or by the name of something it is part of."""
-        return not self._only or any(
-            fnmatchcase(path, pattern) or path.startswith(f"{pattern.rstrip('/')}/") for pattern in self._only
-        )
+        found = [pattern for pattern in self._only if _selects(pattern, path)]
+        for pattern in found:
+            self._unmatched.pop(pattern, None)
+        return not self._only or bool(found)
+
+    def wants_whole(self, path: str) -> bool:
+        """Whether `only` selects what cannot be restored in part: by its name, or by all that is in it."""
+        if self.wants(path):
+            return True
+        inside = f"{path}/*"
+        if inside in self._only:
+            self._unmatched.pop(inside, None)
+        return inside in self._only
+
+    def spec(self, leaf: str) -> Spec:
+        """What a saved leaf is, without asking for it."""
+        return self._leaves[leaf]
 
     def problem(self, kind: str, text: str) -> None:
         """Note that something does not fit; `kind` is the word that would allow it."""
         self.problems.append((kind, text))
 
+    def reshaped(self, path: str, saved: object, live: Any) -> None:
+        """Note that something was saved as another kind or shape of thing than the live one."""
+        found = live_spec(live)
+        its = found[1] if found else type(live).__qualname__
+        self.problem("reshaped", f"{path or 'the state'} is saved as {saved}, live it is {its}")
+
+    def _asked(self, node: Node, path: str) -> bool:
+        """Whether `only` selects a node, or anything in it."""
+        paths = [path, *(at for at, _ in outline(node, path))] if self._only else [path]
+        if type(node) is list and node[0] == "leaf":
+            paths.append(node[1])
+        return any([self.wants(at) for at in paths])  # a list: every pattern has to see every path
+
     def _plain(self, node: Node, live: Any, path: str) -> Thunk:
         value = plain.decode(node)
-        if not self.wants(path):
-            return _kept(live)
-        found = self._live_spec(live)
-        if found is not None:
-            self.problem("reshaped", f"{path} is saved as {type(value).__name__}, live it is {found[1]}")
-            return _kept(live)
-        return lambda: value
+        return (lambda: value) if self.wants(path) else _kept(live)
 
     def _leaf(self, arguments: list[Any], live: Any, path: str) -> Thunk:
         (leaf_path,) = arguments
         spec = self._leaves[leaf_path]
         if not self.wants(path or leaf_path) and not self.wants(leaf_path):
             return _kept(live)
-        found = self._live_spec(live)
+        found = live_spec(live)
         if found is not None:
-            adapter, live_spec = found
-            if (live_spec.kind, live_spec.dtype, live_spec.shape) != (spec.kind, spec.dtype, spec.shape):
-                self.problem("reshaped", f"{path} is saved as {spec}, live it is {live_spec}")
+            adapter, its = found
+            if (its.kind, its.dtype, its.shape) != (spec.kind, spec.dtype, spec.shape):
+                self.reshaped(path, spec, live)
                 return _kept(live)
             get = self.need(leaf_path)
 
@@ -157,7 +191,7 @@ class Plan:
         special = adapter.load_state(live, inner, path, self) if adapter else None
         if special is not None:
             return special
-        if not self.wants(path):
+        if not self.wants_whole(path):
             return lambda: live
         thunk = self.node(inner, path=path)
 
@@ -181,14 +215,11 @@ class Plan:
         known = live if isinstance(live, dict) and live else None
         if known is not None:
             saved = {key for key, _ in items}
-            for key in known:
-                if key not in saved and self.wants(join(path, key)):
-                    self.problem("missing", f"{join(path, key)} is not in the checkpoint")
+            self._missing(path, [key for key in known if key not in saved])
         thunks = {}
         for key, node in items:
             if known is not None and key not in known:
-                if self.wants(join(path, key)):
-                    self.problem("extra", f"{join(path, key)} has no place in the live state")
+                self._extra(node, join(path, key))
                 continue
             thunks[key] = self.node(node, MISSING if known is None else known[key], join(path, key))
         target = live if isinstance(live, dict) else None
@@ -220,38 +251,71 @@ class Plan:
         return build
 
     def _list(self, arguments: list[Any], live: Any, path: str) -> Thunk:
-        thunks = self._elements(arguments, live if type(live) is list else [], path)
+        if type(live) is not list or not live:
+            return self._sequence(arguments, live, path, list)
+        # The length of a list of plain values is data; what holds arrays or state has a place of its own.
+        whole, count = self.wants(path), len(arguments)
+        held = [index for index in range(count, len(live)) if holds(live[index])]
+        self._missing(path, held)
+        known = count if whole else len(live)
+        for index in range(known, count):
+            self._extra(arguments[index], join(path, index))
+        thunks = self._elements(arguments[:known], live, path)
 
         def build() -> Any:
             values = [thunk() for thunk in thunks]
-            if not self._wanted(values, path):
-                return live
-            if type(live) is list:
-                live[:] = map(_none, values)
-                return live
-            return list(map(_none, values))
+            if whole:
+                live[:] = [*map(_none, values), *(live[count:] if held else [])]
+            else:
+                _place(values, live)
+            return live
 
         return build
 
     def _tuple(self, arguments: list[Any], live: Any, path: str) -> Thunk:
-        thunks = self._elements(arguments, live if type(live) is tuple else (), path)
+        if type(live) is not tuple or not live:
+            return self._sequence(arguments, live, path, tuple)
+        self._missing(path, range(len(arguments), len(live)))
+        for index in range(len(live), len(arguments)):
+            self._extra(arguments[index], join(path, index))
+        thunks = self._elements(arguments[: len(live)], live, path)
 
         def build() -> Any:
-            values = [thunk() for thunk in thunks]
-            return tuple(map(_none, values)) if self._wanted(values, path) else live
+            out = list(live)
+            _place([thunk() for thunk in thunks], out)
+            return live if all(map(operator.is_, out, live)) else tuple(out)
 
         return build
 
-    def _wanted(self, values: list[Any], path: str) -> bool:
-        """Whether a list or tuple was asked for, in whole or in part."""
-        return self.wants(path) or any(value is not MISSING for value in values)
+    def _sequence(self, arguments: list[Any], live: Any, path: str, new: Callable[[Any], Any]) -> Thunk:
+        """A new list or tuple; an empty live list is filled."""
+        thunks = self._elements(arguments, (), path)
+
+        def build() -> Any:
+            values = [thunk() for thunk in thunks]
+            if not self.wants(path) and all(value is MISSING for value in values):
+                return live
+            if new is list and type(live) is list:
+                live[:] = map(_none, values)
+                return live
+            return new(map(_none, values))
+
+        return build
 
     def _elements(self, nodes: list[Any], live: Any, path: str) -> list[Thunk]:
-        # The length of a list is data, not structure: what is there already is filled, the rest is new.
         return [
             self.node(node, live[index] if index < len(live) else MISSING, join(path, index))
             for index, node in enumerate(nodes)
         ]
+
+    def _missing(self, path: str, keys: Iterable[Any]) -> None:
+        for at in [join(path, key) for key in keys]:
+            if self.wants(at):
+                self.problem("missing", f"{at} is not in the checkpoint")
+
+    def _extra(self, node: Node, path: str) -> None:
+        if self._asked(node, path):
+            self.problem("extra", f"{path} has no place in the live state")
 
     def _set(self, arguments: list[Any], live: Any, path: str) -> Thunk:
         members = [plain.decode_key(node) for node in arguments]
@@ -272,13 +336,7 @@ class Plan:
         return (lambda: members) if self.wants(path) else _kept(live)
 
     def _class(self, arguments: list[Any], live: Any, path: str) -> Thunk:
-        return classes.plan(arguments, live, path, self) if self.wants(path) else _kept(live)
-
-    @staticmethod
-    def _live_spec(live: Any) -> tuple[Adapter, Spec] | None:
-        adapter = adapter_of(live)
-        spec = adapter.spec(live) if adapter else None
-        return (adapter, spec) if adapter and spec else None
+        return classes.plan(arguments, live, path, self) if self.wants_whole(path) else _kept(live)
 
 
 _TAGS: dict[str, Callable[[Plan, list[Any], Any, str], Thunk]] = {
@@ -296,6 +354,17 @@ _TAGS: dict[str, Callable[[Plan, list[Any], Any, str], Thunk]] = {
 
 def _kept(live: Any) -> Thunk:
     return lambda: live
+
+
+def _place(values: list[Any], out: list[Any]) -> None:
+    for index, value in enumerate(values):
+        if value is not MISSING:
+            out[index] = value
+
+
+def _selects(pattern: str, path: str) -> bool:
+    inside = f"{pattern.rstrip('/')}/"
+    return fnmatchcase(path, pattern) or path.startswith(inside) or fnmatchcase(path, f"{inside}*")
 
 
 def _none(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from perdure.errors import MissingExtraError, StateError
 from perdure.state.contract import Leaf, Node, Spec, Thunk
+from perdure.state.plain import decode_key
 from perdure.state.tree import join
 
 try:
@@ -15,6 +16,11 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("torch", "torch") from error
 
+# The state of torch's optimizers that has the shape of its parameter, by name.
+_LIKE_PARAMETER = {
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg"),
+    *("acc_delta", "sum", "prev", "step_size", "ax"),
+}
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -103,7 +109,7 @@ class TorchAdapter:
         dtype = _dtype(name)
         spec = self.spec(live)
         if spec is not None and (spec.dtype, spec.shape) != (name, tuple(shape)):
-            plan.problem("reshaped", f"{path} is saved as {name}{list(shape)}, live it is {spec}")
+            plan.reshaped(path, f"{name}{list(shape)}", live)
             return lambda: live
         memory = plan.need(leaf)
 
@@ -119,12 +125,17 @@ class TorchAdapter:
         return build
 
     def load_state(self, live: Any, inner: Node, path: str, plan: Any) -> Thunk | None:
-        """Modules: every parameter and buffer is checked before `load_state_dict` copies any of them."""
+        """Modules and optimizers: all of it is checked before `load_state_dict` copies any of it."""
+        if isinstance(live, torch.optim.Optimizer):
+            return _plan_optimizer(live, inner, path, plan)
         if not isinstance(live, torch.nn.Module):
             return None
         current = live.state_dict()
         before = len(plan.problems)
         items = _items(inner)
+        if items is None:
+            plan.reshaped(path, inner[0] if type(inner) is list else type(inner).__name__, live)
+            return lambda: live
         thunks = {}
         for key, node in items.items():
             at = join(path, key)
@@ -134,7 +145,9 @@ class TorchAdapter:
                 plan.problem("extra", f"{at} has no place in the live module")
                 continue
             count = len(plan.problems)
-            plan.node(node, current[key], at)  # only for its verdict: the module itself does the copying
+            # Only for its verdict: the module itself does the copying, and knows what its extra state may be.
+            extra = key.rpartition(".")[2] == "_extra_state"
+            plan.node(node, plan.MISSING if extra else current[key], at)
             if len(plan.problems) == count:
                 thunks[key] = plan.node(node, path=at)
         for key in current:
@@ -267,17 +280,64 @@ def _generator(live: Any, device: str) -> torch.Generator:
     return torch.Generator(wanted if wanted.type == "cpu" or torch.cuda.is_available() else "cpu")
 
 
-def _items(node: Node) -> dict[str, Node]:
-    """The entries of a saved state dict, whichever kind of dict it was."""
+def _plan_optimizer(live: torch.optim.Optimizer, inner: Node, path: str, plan: Any) -> Thunk | None:
+    """Its groups, their sizes and the shapes of its state; None to go on with `load_state_dict`."""
+    kind = type(live)
+    base = torch.optim.Optimizer
+    own = kind.state_dict is not base.state_dict or kind.load_state_dict is not base.load_state_dict
+    if own or getattr(live, "_optimizer_load_state_dict_pre_hooks", None):
+        return None  # its format is its own affair
+    if not plan.wants_whole(path):
+        return lambda: live
+    before = len(plan.problems)
+    items = _items(inner) or {}
+    if not {"param_groups", "state"} <= items.keys():
+        plan.reshaped(path, "no state of an optimizer", live)
+        return lambda: live
+    at = join(path, "param_groups")
+    groups = [(_items(group) or {})["params"][1:] for group in items["param_groups"][1:]]
+    if len(groups) != len(live.param_groups):
+        plan.problem("reshaped", f"{at} is saved as {len(groups)} groups, live it is {len(live.param_groups)}")
+        return lambda: live
+    parameters: dict[Any, torch.Tensor] = {}
+    for index, (saved, group) in enumerate(zip(groups, live.param_groups, strict=True)):
+        sizes = len(saved), len(group["params"])
+        if sizes[0] != sizes[1]:
+            where = join(join(at, index), "params")
+            plan.problem("reshaped", f"{where} is saved as {sizes[0]} parameters, live it is {sizes[1]}")
+        parameters.update(zip(saved, group["params"], strict=False))
+    if len(plan.problems) == before and any(
+        c.__module__.startswith("torch.optim.") for c in kind.__mro__ if c is not base
+    ):
+        for key, node in (_items(items["state"]) or {}).items():
+            if key in parameters:
+                _check_shapes(node, tuple(parameters[key].shape), join(join(path, "state"), key), plan)
+    return None if len(plan.problems) == before else lambda: live
+
+
+def _check_shapes(node: Node, shape: tuple[int, ...], path: str, plan: Any) -> None:
+    """What torch's own optimizers keep for one parameter, in its shape. Others may keep it in any shape."""
+    for name, part in (_items(node) or {}).items():
+        tag = part[0] if type(part) is list else None
+        if name not in _LIKE_PARAMETER or tag not in ("leaf", "torch.view"):
+            continue
+        saved = plan.spec(part[1]).shape if tag == "leaf" else tuple(part[3])
+        if saved != shape:
+            plan.problem(
+                "reshaped", f"{join(path, name)} is saved as {list(saved)}, live its parameter is {list(shape)}"
+            )
+
+
+def _items(node: Node) -> dict[Any, Node] | None:
+    """The entries of a saved state dict, whichever kind of dict it was; None when it was none."""
     if type(node) is dict:
         return node
-    tag, *rest = node
+    tag, *rest = node if type(node) is list else (None,)
     if tag == "stateful":
         return _items(rest[0])
-    pairs = rest[1:] if tag == "odict" else rest
     if tag not in ("odict", "dict"):
-        raise TypeError(f"a module's state is saved as {tag}")
-    return dict(pairs)
+        return None
+    return {decode_key(key): item for key, item in (rest[1:] if tag == "odict" else rest)}
 
 
 def _name(dtype: torch.dtype) -> str:

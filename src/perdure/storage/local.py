@@ -27,8 +27,8 @@ _HINTS = {
     errno.EPERM: "check the permissions, and that the file system has hard links",
     errno.EROFS: "the file system is mounted read-only",
     errno.EIO: "the disk or the network under it reports an error; see the kernel's log",
-    errno.ELOOP: "a symbolic link stands where perdure keeps its own file; remove it",
-    errno.ENOTDIR: "a file or link stands where perdure keeps a directory; remove it",
+    errno.ELOOP: "a symbolic link stands where perdure keeps its own file; move it away",
+    errno.ENOTDIR: "a file or link stands where perdure needs a directory; choose another place, or move it away",
 }
 
 

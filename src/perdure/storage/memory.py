@@ -19,7 +19,7 @@ class MemoryStorage:
     def __init__(self, name: str = "", *, clock: Callable[[], float] = time.time) -> None:
         self.where = f"memory://{name}"
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may save in the middle of a save
         self._data: dict[str, tuple[bytes, float]] = {}
 
     def put(self, key: str, chunks: Iterable[Buffer], *, if_absent: bool = False) -> int:

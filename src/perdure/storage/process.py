@@ -28,13 +28,9 @@ class Process:
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
-    def is_dead(self) -> bool:
-        """True only when it is certain: seen from another host, boot or namespace it is always False."""
-        return tag_is_dead(self.tag)
-
 
 def tag_is_dead(tag: str) -> bool:
-    """Like `Process.is_dead`, from a tag; False for what is no tag."""
+    """True only when it is certain; False from another host, boot or namespace, and for what is no tag."""
     scope, _, rest = tag.partition("-")
     pid, _, start = rest.partition("-")
     if scope != current().scope or not (pid.isdecimal() and start.isdecimal()):
