@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -85,7 +85,9 @@ class Notice:
         self.give(number)
         before = self._before.get(number)
         if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)
+            # One that would exit (Ray's does) wants what we want: to stop, and we do so at the next safe point.
+            with suppress(SystemExit):
+                before(number, frame)
 
     def _as_before(self, number: int, frame: FrameType | None) -> None:
         """In a forked child: what would have happened without us."""

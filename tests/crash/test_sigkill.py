@@ -177,12 +177,13 @@ def files(root: Path) -> list[Path]:
 def kill_savers(server: Server, root: Path, kills: int, seed: int) -> None:
     chance = random.Random(seed)
     store = CheckpointStore(root, keep=KEEP)
-    acknowledged = seen = 0
+    acknowledged = seen = unswept = 0
     for number in range(kills):
         lines = server.live("saves", root, acknowledged, chance.uniform(0.0, 0.03))
         acknowledged = max([acknowledged, *(int(line.removeprefix("ack ")) for line in lines)])
-        # Manifests, packs and temporary files of the save that was cut short, and of the sweep after it.
-        assert len(files(root)) <= 3 * KEEP + 3
+        unswept = 0 if lines else unswept + 1
+        # What is kept, what the save that was cut short left, and each one since the last that came to its end.
+        assert len(files(root)) <= 3 * KEEP + 3 + 2 * unswept
         try:
             step = check(store.load("x"))
         except CheckpointNotFound:
@@ -194,7 +195,7 @@ def kill_savers(server: Server, root: Path, kills: int, seed: int) -> None:
         acknowledged = step
         if number % 10 == 0:
             clean(store, root, step)
-            acknowledged = step + 3
+            acknowledged, unswept = step + 3, 0
     assert seen > kills // 10, "the workers were killed before they had done anything"
 
 

@@ -778,3 +778,17 @@ def test_a_class_of_the_script_itself_is_restored_in_place_with_its_new_code(tmp
             [sys.executable, "job.py", items], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert done.stdout == expected
+
+
+def test_an_earlier_handler_that_exits_does_not_cost_the_save(store: CheckpointStore) -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    try:
+        with pytest.raises(SystemExit) as caught, Run("r", {"n": 0}, store=store) as run:
+            for _ in run.range(3):
+                run.state["n"] += 1
+                send(signal.SIGTERM)
+                run.step()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 85
+    assert store.load("r") == {"n": 1}
