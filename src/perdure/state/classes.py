@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from perdure.errors import UntrustedError, UsageError
 from perdure.state.contract import Node, Thunk
+from perdure.state.objects import can_be_made
 
 C = TypeVar("C", bound=type)
 
@@ -134,8 +135,4 @@ def _keeps_only_fields(value: Any, cls: type) -> bool:
     names = {field.name for field in dataclasses.fields(cls)}
     if not all(hasattr(value, name) for name in names) or not set(getattr(value, "__dict__", ())) <= names:
         return False
-    try:
-        object.__new__(cls)
-    except TypeError:
-        return False
-    return True
+    return can_be_made(cls)

@@ -120,6 +120,11 @@ def _is_all_in_dict(cls: type) -> bool:
     """Whether instances keep all they have in `__dict__`: no slots, no items of a list or dict they derive from."""
     if not cls.__dictoffset__ or any(vars(base).get("__slots__") for base in cls.__mro__):
         return False
+    return can_be_made(cls)
+
+
+def can_be_made(cls: type) -> bool:
+    """Whether an empty instance can be made without its constructor: no base of another memory layout."""
     try:
         object.__new__(cls)
     except TypeError:
